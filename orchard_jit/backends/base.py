@@ -1,0 +1,48 @@
+"""What a backend has to know."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from orchard_jit.variant import Variant
+
+
+class Backend(ABC):
+    """One device's compiler flags, limits and block sizes.
+
+    Its templates lie in `templates/<name>/`: a variant is built from `source(variant)`, and may
+    include every header of that folder.
+    """
+
+    name: ClassVar[str]
+    dtypes: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def arch(self) -> str:
+        """The instruction set or GPU family of this machine."""
+
+    @abstractmethod
+    def check(self, variant: Variant) -> None:
+        """Raise ValueError, with the numbers, if the variant cannot work on its arch."""
+
+    @abstractmethod
+    def blocks(self, variant: Variant) -> Mapping[str, int]:
+        """The block sizes for a variant that has none yet."""
+
+    @abstractmethod
+    def source(self, variant: Variant) -> str:
+        """Name of the one file that is compiled; its template is `<name>/<source>.j2`."""
+
+    @abstractmethod
+    def context(self, variant: Variant) -> Mapping[str, object]:
+        """What the backend's templates see beside the variant itself."""
+
+    @abstractmethod
+    def compile_flags(self, variant: Variant) -> tuple[str, ...]:
+        """Flags for the compiler, in order."""
+
+    @abstractmethod
+    def link_flags(self, variant: Variant) -> tuple[str, ...]:
+        """Flags for the linker, in order."""

@@ -1,0 +1,75 @@
+"""The compiled operators, and the way back from them to Python when a kernel is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import threading
+from collections.abc import Sequence
+
+from orchard_jit.jit import library, recipe
+from orchard_jit.selection import select
+from orchard_jit.variant import Variant
+
+
+class _Kernel(ctypes.Structure):
+    """`orchard::Kernel` of templates/binding/kernels.h."""
+
+    _fields_ = [("scratch", ctypes.c_void_p), ("run", ctypes.c_void_p)]  # noqa: RUF012
+
+
+_Resolver = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(_Kernel), ctypes.c_void_p, ctypes.c_int64
+)
+
+_pending = threading.local()
+_library: ctypes.CDLL | None = None
+
+
+def load(also: Sequence[Variant] = ()) -> ctypes.CDLL:
+    """Load the operators' kernels into PyTorch's dispatcher, once per process.
+
+    Args:
+        also: Variants that the caller is about to need; what has to be compiled is compiled side by side.
+    """
+    global _library
+    if _library is None:
+        recipes = [recipe.for_binding(), *(recipe.for_variant(variant) for variant in also)]
+        operators = library.load_all(recipes)[0]
+        operators.orchard_set_resolver(_resolver)
+        _library = operators
+    return _library
+
+
+def forget_kernels() -> None:
+    """Let the next call of every kind look its variant up again."""
+    if _library is not None:
+        _library.orchard_forget_kernels()
+
+
+def cause(error: RuntimeError) -> BaseException:
+    """The exception that made the operators fail, with its own type, or `error` if it is theirs."""
+    exception: BaseException | None = getattr(_pending, "exception", None)
+    _pending.exception = None
+    return error if exception is None else exception
+
+
+@_Resolver
+def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel], error: int, capacity: int) -> int:
+    """Fill `kernels` with the entry points of the variants that `requests` (a JSON list) needs."""
+    try:
+        variants = [select(**request) for request in json.loads(requests)]
+        plug_ins = library.load_all([recipe.for_variant(variant) for variant in variants])
+        for index, plug_in in enumerate(plug_ins):
+            kernels[index].scratch = _address(plug_in, f"orchard_scratch_v{recipe.ABI_VERSION}")
+            kernels[index].run = _address(plug_in, f"orchard_run_v{recipe.ABI_VERSION}")
+    except BaseException as exception:  # KeyboardInterrupt too: it can't fly through C++ frames
+        _pending.exception = exception
+        text = f"{type(exception).__name__}: {exception}".encode()[: capacity - 1]
+        ctypes.memmove(error, text + b"\0", len(text) + 1)
+        return 1
+    return 0
+
+
+def _address(plug_in: ctypes.CDLL, symbol: str) -> int | None:
+    return ctypes.cast(getattr(plug_in, symbol), ctypes.c_void_p).value

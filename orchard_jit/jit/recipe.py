@@ -1,0 +1,138 @@
+"""Everything that decides what a compiled library is: its texts, its flags, its platform."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from orchard_jit import backends
+from orchard_jit.jit.render import Renderer
+from orchard_jit.variant import Variant
+
+ABI_VERSION = 1
+"""Version of `params.h`: what the binding and the plug-ins agree on."""
+
+_KEY_SCHEMA = 1
+_KEY_DIGITS = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One library to be: what to compile and how. Equal keys mean interchangeable libraries.
+
+    Attributes:
+        title: What it is called in messages.
+        spec: What it is, as JSON values, for the manifest.
+        shelf: The folder of the cache that it belongs to: what the library can run on.
+        files: Rendered texts by file name.
+        sources: Those of `files` that the compiler is given.
+        compile_flags: For the compiler, in order.
+        link_flags: For the linker, in order.
+    """
+
+    title: str
+    spec: Mapping[str, Any]
+    shelf: str
+    files: Mapping[str, str]
+    sources: tuple[str, ...]
+    compile_flags: tuple[str, ...]
+    link_flags: tuple[str, ...]
+
+    @property
+    def key_inputs(self) -> dict[str, Any]:
+        """What the key is made of. Not in it: paths, times and the default compiler's version.
+
+        A machine without a compiler must find what another has built, so the compiler's version
+        is written to the manifest instead; a compiler chosen by `CXX` is in the key.
+        """
+        return {
+            "schema": _KEY_SCHEMA,
+            "shelf": self.shelf,
+            "files": {name: _sha256(text.encode()) for name, text in sorted(self.files.items())},
+            "sources": list(self.sources),
+            "compile_flags": list(self.compile_flags),
+            "link_flags": list(self.link_flags),
+            "CXX": os.environ.get("CXX"),
+            "MACOSX_DEPLOYMENT_TARGET": os.environ.get("MACOSX_DEPLOYMENT_TARGET"),
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """20 hexadecimal digits of the SHA-256 of `key_inputs`."""
+        canonical = json.dumps(self.key_inputs, sort_keys=True, separators=(",", ":"))
+        return _sha256(canonical.encode())[:_KEY_DIGITS]
+
+    @property
+    def library_name(self) -> str:
+        """Unique in a process, as PyTorch's extension loader wants it."""
+        return f"orchard_{self.key}"
+
+
+def for_variant(variant: Variant) -> Recipe:
+    """The plug-in of a variant. It knows no torch, so its shelf names the platform alone."""
+    backend = backends.get(variant.backend)
+    backend.check(variant)
+    source = backend.source(variant)
+    renderer = Renderer(
+        variant=variant, block=dict(variant.blocks), abi_version=ABI_VERSION, **backend.context(variant)
+    )
+    files = {"params.h": renderer.render("params.h.j2"), source: renderer.render(f"{variant.backend}/{source}.j2")}
+    files |= renderer.render_folder(variant.backend, "*.h*")
+    return Recipe(
+        title=str(variant),
+        spec={"variant": variant.to_json()},
+        shelf=platform_tag(),
+        files=files,
+        sources=(source,),
+        compile_flags=(*backend.compile_flags(variant), *_user_flags()),
+        link_flags=backend.link_flags(variant),
+    )
+
+
+def for_binding() -> Recipe:
+    """The operators. They are built against one torch release, so their shelf names it."""
+    import torch
+
+    renderer = Renderer(abi_version=ABI_VERSION)
+    files = {"params.h": renderer.render("params.h.j2")} | renderer.render_folder("binding")
+    on_mac = sys.platform == "darwin"
+    abi = f"cxx11abi{int(torch.compiled_with_cxx11_abi())}"
+    return Recipe(
+        title=f"operators for torch {torch.__version__}",
+        spec={"binding": {"torch": torch.__version__, "cxx11_abi": torch.compiled_with_cxx11_abi()}},
+        shelf=f"torch{torch.__version__}-{abi}-{platform_tag()}",
+        files=files,
+        sources=("autograd.cpp", "binding.cpp"),
+        # at::parallel_for is a template: without OpenMP in our own translation unit it would run serially.
+        # PyTorch has loaded the OpenMP runtime already; linking another would start a second thread pool.
+        compile_flags=("-O1", "-fvisibility=hidden", *(() if on_mac else ("-fopenmp",)), *_user_flags()),
+        link_flags=(),
+    )
+
+
+def platform_tag() -> str:
+    """Operating system and machine, as "linux-x86_64" or "darwin-arm64"."""
+    return f"{sys.platform}-{platform.machine().lower()}"
+
+
+def write_files(recipe: Recipe, directory: Path) -> None:
+    """Write the rendered texts below `directory`, which exists."""
+    for name, text in recipe.files.items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def _user_flags() -> tuple[str, ...]:
+    return tuple(shlex.split(os.environ.get("ORCHARD_JIT_CXXFLAGS", "")))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

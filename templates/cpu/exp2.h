@@ -1,0 +1,72 @@
+// Powers and logarithms of two. 2^x = 2^n times a polynomial for the fraction, x = n + fraction, |fraction| <= 1/2.
+#pragma once
+
+#include "vector.h"
+
+namespace orchard {
+
+template <class T>
+struct Exp2;
+
+template <>
+struct Exp2<float> {
+  // Minimax with p(0) = 1; its relative error is 0.9e-7.
+  static constexpr float kCoefficients[] = {1.0f,           0.693146978f, 0.240222421f,
+                                            0.0555073374f, 0.00967151264f, 0.00132647271f};
+  static constexpr int kMantissaBits = 23, kBias = 127;
+};
+
+template <>
+struct Exp2<double> {
+  // ln(2)^i / i!: the series is exact to double precision.
+  static constexpr double kCoefficients[] = {
+      1.0,
+      0.693147180559945309,
+      0.240226506959100712,
+      0.0555041086648215800,
+      0.00961812910762847716,
+      0.00133335581464284434,
+      0.000154035303933816099,
+      1.52527338040598403e-5,
+      1.32154867901443095e-6,
+      1.01780860092396997e-7,
+      7.05491162080112333e-9,
+      4.44553827187081150e-10,
+      2.56784359934882051e-11,
+      1.36914888539041289e-12};
+  static constexpr int kMantissaBits = 52, kBias = 1023;
+};
+
+ORCHARD_INLINE Vector exp2_polynomial(Vector x) {
+  using Constants = Exp2<Real>;
+  constexpr int kDegree = sizeof(Constants::kCoefficients) / sizeof(Real) - 1;
+  Vector result = broadcast(Constants::kCoefficients[kDegree]);
+  ORCHARD_UNROLL
+  for (int i = kDegree - 1; i >= 0; i--) result = result * x + Constants::kCoefficients[i];
+  return result;
+}
+
+inline float log2(float x) { return __builtin_log2f(x); }
+inline double log2(double x) { return __builtin_log2(x); }
+
+/// For x <= 0 and a little above. What lies below the normal numbers may become 0; NaN stays NaN.
+ORCHARD_INLINE Vector exp2(Vector x) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(Real) == 4) {  // AVX-512 splits and scales in one instruction each
+    Vector fraction, result;
+    asm("vreduceps $8, %1, %0" : "=v"(fraction) : "v"(x));
+    asm("vscalefps %2, %1, %0" : "=v"(result) : "v"(exp2_polynomial(fraction)), "v"(x - fraction));
+    return result;
+  }
+#endif
+  using Constants = Exp2<Real>;
+  // Added to x, this rounds to an integer and leaves n + bias in the lowest bits, ready to become an exponent.
+  constexpr Real kShift = Real(3ll << (Constants::kMantissaBits - 1)) + Constants::kBias;
+  const Vector lowest = broadcast(-Constants::kBias);
+  x = x < lowest ? lowest : x;
+  const Vector shifted = x + kShift;
+  const Vector power = (Vector)((IntegerVector)shifted << Constants::kMantissaBits);
+  return exp2_polynomial(x - (shifted - kShift)) * power;
+}
+
+}  // namespace orchard

@@ -1,0 +1,109 @@
+// Products of matrices, computed in tiles that fill the CPU's registers.
+#pragma once
+
+#include "vector.h"
+
+namespace orchard {
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
+/// Rows of a matrix in memory; the elements of a row are dense.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t stride;
+
+  T* operator[](int64_t row) const { return data + row * stride; }
+  Rows from(int64_t row) const { return {data + row * stride, stride}; }
+  operator Rows<const T>() const { return {data, stride}; }
+};
+
+/// Height x (Width vectors) of a product. Three quarters of the registers accumulate, the others hold operands.
+template <int Height, int Width>
+struct Tile {
+  static constexpr int kHeight = Height;
+  Vector at[Height][Width];
+
+  /// at[r] = sum of left[r][t * step] * right[t] over t < depth.
+  ORCHARD_INLINE static Tile product(const Real* const (&left)[Height], int64_t step, Rows<const Real> right,
+                                     int64_t depth) {
+    Tile sum = {};
+    ORCHARD_PAIRS
+    for (int64_t t = 0; t < depth; t++) {
+      Vector row[Width];
+      ORCHARD_UNROLL
+      for (int v = 0; v < Width; v++) row[v] = load(right[t] + v * kLanes);
+      ORCHARD_UNROLL
+      for (int r = 0; r < Height; r++) {
+        const Vector factor = broadcast(left[r][t * step]);
+        ORCHARD_UNROLL
+        for (int v = 0; v < Width; v++) sum.at[r][v] += factor * row[v];
+      }
+    }
+    return sum;
+  }
+
+  /// Calls body(row, v, vector) for each vector.
+  template <class Body>
+  ORCHARD_INLINE void for_each(Body body) {
+    ORCHARD_UNROLL
+    for (int r = 0; r < Height; r++) {
+      ORCHARD_UNROLL
+      for (int v = 0; v < Width; v++) body(r, v, at[r][v]);
+    }
+  }
+};
+
+/// How many rows make a good tile of so many vectors. A narrow one still needs 8 rows to hide an FMA's latency.
+constexpr int tile_height(int width) { return width == 1 ? 8 : kRegisters * 3 / 4 / width; }
+constexpr int kTallest = 12;
+
+/// left · right, Width vectors wide, for the first `count` rows of left: body(row, tile) gets some rows at a time.
+/// Rows past the end repeat the last one.
+template <int Width, class Body>
+ORCHARD_INLINE void multiply(Rows<const Real> left, int count, Rows<const Real> right, int depth, Body body) {
+  constexpr int kHeight = tile_height(Width);
+  for (int first = 0; first < count; first += kHeight) {
+    const Real* rows[kHeight];
+    ORCHARD_UNROLL
+    for (int r = 0; r < kHeight; r++) rows[r] = left[first + r < count ? first + r : count - 1];
+    body(first, Tile<kHeight, Width>::product(rows, 1, right, depth));
+  }
+}
+
+template <int Height, int Width>
+ORCHARD_INLINE Tile<Height, Width> column_tile(Rows<const Real> left, Rows<const Real> right, int depth) {
+  const Real* columns[Height];
+  ORCHARD_UNROLL
+  for (int r = 0; r < Height; r++) columns[r] = left.data + r;
+  return Tile<Height, Width>::product(columns, left.stride, right, depth);
+}
+
+/// Transposed left · right, Width vectors wide; left has `Columns` columns and `depth` rows.
+template <int Columns, int Width, class Body>
+ORCHARD_INLINE void multiply_transposed(Rows<const Real> left, Rows<const Real> right, int depth, Body body) {
+  constexpr int kHeight = tile_height(Width), kWhole = Columns / kHeight * kHeight;
+  for (int first = 0; first < kWhole; first += kHeight) {
+    body(first, column_tile<kHeight, Width>({left.data + first, left.stride}, right, depth));
+  }
+  if constexpr (kWhole < Columns) {
+    body(kWhole, column_tile<Columns - kWhole, Width>({left.data + kWhole, left.stride}, right, depth));
+  }
+}
+
+/// Splits so many vectors into chunks of about the same width, at most Widest: body(first, width).
+template <int Vectors, int Widest, int First = 0, class Body>
+ORCHARD_INLINE void for_each_chunk(Body body) {
+  if constexpr (First < Vectors) {
+    constexpr int kChunks = (Vectors - First + Widest - 1) / Widest;
+    constexpr int kWidth = (Vectors - First + kChunks - 1) / kChunks;
+    body(First, std::integral_constant<int, kWidth>{});
+    for_each_chunk<Vectors, Widest, First + kWidth>(body);
+  }
+}
+
+}  // namespace orchard

@@ -1,0 +1,45 @@
+// Running tasks on the host's threads.
+#pragma once
+
+#include "params.h"
+
+namespace orchard {
+
+/// Below so many multiply-adds a second worker costs more than it brings.
+constexpr double kSerialWork = 1 << 18;
+
+/// Runs body(task, workspace) once for each task, in about ascending order: the heaviest should come first.
+template <class Body>
+void run_tasks(const OrchardHost& host, int64_t tasks, double work, int64_t workspace_bytes, Body body) {
+  struct Queue {
+    Body& body;
+    int64_t next, end;
+  } queue{body, 0, tasks};
+  const int64_t workers = work < kSerialWork ? 1 : host.threads < tasks ? host.threads : tasks;
+  if (tasks == 0) return;
+  host.launch(
+      workers, workspace_bytes,
+      [](void* context, void* workspace) {
+        Queue& queue = *static_cast<Queue*>(context);
+        for (;;) {
+          const int64_t task = __atomic_fetch_add(&queue.next, 1, __ATOMIC_RELAXED);
+          if (task >= queue.end) return;
+          queue.body(task, workspace);
+        }
+      },
+      &queue);
+}
+
+/// Hands out the parts of a workspace. Starting from null, it measures.
+struct Arena {
+  uintptr_t next;
+
+  template <class T>
+  T* take(int64_t count) {
+    const uintptr_t start = next;
+    next += (count * sizeof(T) + 63) / 64 * 64;
+    return reinterpret_cast<T*>(start);
+  }
+};
+
+}  // namespace orchard
