@@ -71,6 +71,7 @@ def flash_attention(
         TypeError: dtypes differ or have no kernel.
         NotImplementedError: The device has no kernels, or the gradient is differentiated again.
         OrchardError: A kernel is missing and can't be compiled; see `orchard_jit.errors`.
+
     """
     alignment = "none" if causal is False else _alignment(causal, query, key)
     if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
@@ -110,6 +111,7 @@ def scaled_dot_product_attention(
     Raises:
         NotImplementedError: An argument that is not supported yet was given; the message names it.
         ValueError, TypeError, OrchardError: As in `flash_attention`.
+
     """
     if attn_mask is not None:
         raise _unsupported("attn_mask", "a tensor", "None")
@@ -154,6 +156,7 @@ def flash_attn_func(
     Raises:
         NotImplementedError: An argument that is not supported yet was given; the message names it.
         ValueError, TypeError, OrchardError: As in `flash_attention`.
+
     """
     if dropout_p != 0.0:
         raise _unsupported("dropout_p", dropout_p, "0.0")
@@ -167,7 +170,9 @@ def flash_attn_func(
         raise _unsupported("return_attn_probs", return_attn_probs, "False")
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4:
-            raise ValueError(f"{name} must have 4 dimensions (batch, length, heads, head_dim), got {_shape(tensor)}")
+            raise ValueError(
+                f"{name} must have 4 dimensions (batch, length, heads, head_dim), got {_shape(tensor)}"
+            )
     out = flash_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -203,6 +208,7 @@ def flash_attn_fwd(
     Raises:
         NotImplementedError: `dropout_p` is not 0.
         ValueError, TypeError, OrchardError: As in `flash_attention`.
+
     """
     if dropout_p != 0.0:
         raise _unsupported("dropout_p", dropout_p, "0.0")
@@ -213,9 +219,10 @@ def flash_attn_fwd(
 def _alignment(causal: object, query: torch.Tensor, key: torch.Tensor) -> str:
     """What the operator is told; anything but False comes here."""
     if causal is True:
-        if query.shape[-2] != key.shape[-2]:
+        sq, sk = query.shape[-2], key.shape[-2]
+        if sq != sk:
             raise ValueError(
-                f"causal=True is ambiguous for query length {query.shape[-2]} and key length {key.shape[-2]}; "
+                f"causal=True is ambiguous for query length {sq} and key length {sk}; "
                 "say causal='upper_left' (as PyTorch) or causal='lower_right' (as flash-attn)"
             )
         return "upper_left"
@@ -225,13 +232,20 @@ def _alignment(causal: object, query: torch.Tensor, key: torch.Tensor) -> str:
 
 
 def _with_other_rank(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, alignment: str, scale: float | None, return_lse: bool
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    alignment: str,
+    scale: float | None,
+    return_lse: bool,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Two, three or more than four dimensions: as views of four, so without a copy."""
     rank = query.dim()
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() < 2:
-            raise ValueError(f"{name} must have at least 2 dimensions (..., length, head_dim), got {_shape(tensor)}")
+            raise ValueError(
+                f"{name} must have at least 2 dimensions (..., length, head_dim), got {_shape(tensor)}"
+            )
         if tensor.dim() != rank:
             raise ValueError(f"{name} has {tensor.dim()} dimensions but query has {rank}; they must be equal")
     four = [_as_four(name, tensor) for name, tensor in (("query", query), ("key", key), ("value", value))]
@@ -250,8 +264,8 @@ def _as_four(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.view(-1, *tensor.shape[-3:])
     except RuntimeError:
         raise ValueError(
-            f"the leading dimensions of {name} can't be merged without a copy: shape {_shape(tensor)}, strides "
-            f"{tuple(tensor.stride())}; pass {name}.contiguous()"
+            f"the leading dimensions of {name} can't be merged without a copy: shape {_shape(tensor)}, "
+            f"strides {tuple(tensor.stride())}; pass {name}.contiguous()"
         ) from None
 
 
@@ -265,7 +279,9 @@ def _broadcast(
     except RuntimeError:
         shapes = ", ".join(_shape(tensor) for tensor in (query, key, value))
         hint = "" if enable_gqa else "; if key and value have fewer heads, pass enable_gqa=True"
-        raise ValueError(f"the leading dimensions of query, key and value don't broadcast: {shapes}{hint}") from None
+        raise ValueError(
+            f"the leading dimensions of query, key and value don't broadcast: {shapes}{hint}"
+        ) from None
     query, key, value = (tensor.expand(*common, *tensor.shape[-kept:]) for tensor in (query, key, value))
     return query, key, value
 

@@ -15,7 +15,7 @@ from orchard_jit.variant import Variant
 class _Kernel(ctypes.Structure):
     """`orchard::Kernel` of templates/binding/kernels.h."""
 
-    _fields_ = [("scratch", ctypes.c_void_p), ("run", ctypes.c_void_p)]  # noqa: RUF012
+    _fields_ = [("scratch", ctypes.c_void_p), ("run", ctypes.c_void_p)]
 
 
 _Resolver = ctypes.CFUNCTYPE(
@@ -31,6 +31,7 @@ def load(also: Sequence[Variant] = ()) -> ctypes.CDLL:
 
     Args:
         also: Variants that the caller is about to need; what has to be compiled is compiled side by side.
+
     """
     global _library
     if _library is None:

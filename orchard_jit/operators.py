@@ -25,8 +25,8 @@ _library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    "backward(Tensor grad_out, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse, "
-    "float? scale, str causal) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
+    "backward(Tensor grad_out, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor out, "
+    "Tensor lse, float? scale, str causal) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -44,13 +44,17 @@ backward = torch.ops.orchard_jit.backward.default
 
 def _load_and_repeat(operator: torch._ops.OpOverload) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
-        tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
-        for tensor in tensors:
-            if tensor.device.type not in BACKEND_OF_DEVICE:
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor) and argument.device.type not in (
+                *BACKEND_OF_DEVICE,
+                "meta",
+            ):
                 raise NotImplementedError(
-                    f"orchard_jit: a tensor is on {tensor.device}; there are kernels for {' and '.join(BACKEND_OF_DEVICE)}"
+                    f"orchard_jit: a tensor is on {argument.device}; there are kernels for cpu and mps"
                 )
         binding.load(also=_first_variants(*arguments) if operator is forward else ())
+        # While it traces, PyTorch resolves kernels in Python and remembers this one; C++ does not tell it.
+        operator._dispatch_cache.clear()
         return operator(*arguments)
 
     return kernel
@@ -78,7 +82,7 @@ def _first_variants(
             )
             for kernel in kernels
         ]
-    except (ValueError, IndexError):
+    except (KeyError, ValueError, IndexError):
         return []
 
 
@@ -105,6 +109,12 @@ def _empty_like(model: torch.Tensor) -> torch.Tensor:
 def _fake_forward(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    for name, tensor in (("key", key), ("value", value)):
+        if tensor.device != query.device:
+            raise ValueError(
+                f"orchard_jit: {name} is on {tensor.device} but query is on {query.device}; "
+                "they must be on one device"
+            )
     batch, heads, length, _ = query.shape
     lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     out = _empty_like_rows(query, heads, length, value.shape[3])

@@ -22,6 +22,7 @@ def select(
 
     Raises:
         ValueError: A value is not an accepted one, or the variant does not fit the arch.
+
     """
     device = backends.get(backend)
     variant = Variant(
@@ -34,7 +35,9 @@ def select(
         features=tuple(features),
     )
     if dtype not in device.dtypes:
-        raise ValueError(f"the {backend} backend has kernels for {', '.join(sorted(device.dtypes))}; got {dtype}")
+        raise ValueError(
+            f"the {backend} backend has kernels for {', '.join(sorted(device.dtypes))}; got {dtype}"
+        )
     variant = variant.with_blocks(device.blocks(variant))
     device.check(variant)
     return variant

@@ -32,6 +32,7 @@ class Variant:
 
     Raises:
         ValueError: A field is not one of the values above; the message names it.
+
     """
 
     backend: str
@@ -62,7 +63,9 @@ class Variant:
     @property
     def name(self) -> str:
         """A short name that a person can read and a file can have."""
-        dims = f"d{self.head_dim}" if self.head_dim == self.head_dim_v else f"d{self.head_dim}v{self.head_dim_v}"
+        dims = (
+            f"d{self.head_dim}" if self.head_dim == self.head_dim_v else f"d{self.head_dim}v{self.head_dim_v}"
+        )
         blocks = (f"{name}{size}" for name, size in self.blocks)
         parts = (self.backend, self.arch, self.kernel, DTYPES[self.dtype], dims, *self.features, *blocks)
         return "-".join(parts)
@@ -81,7 +84,9 @@ class Variant:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Variant:
         """Inverse of `to_json`."""
-        return cls(**{**values, "features": tuple(values["features"]), "blocks": tuple(values["blocks"].items())})
+        return cls(
+            **{**values, "features": tuple(values["features"]), "blocks": tuple(values["blocks"].items())}
+        )
 
 
 def _require(name: str, value: object, accepted: Iterable[str]) -> None:

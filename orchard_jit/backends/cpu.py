@@ -32,7 +32,9 @@ class CpuBackend(Backend):
             import torch  # PyTorch already knows what this processor and its operating system can do
 
             return _X86_LEVELS.get(torch.backends.cpu.get_cpu_capability(), "x86-64")
-        raise NotImplementedError(f"orchard_jit has kernels for x86-64 and arm64 processors, not for {machine}")
+        raise NotImplementedError(
+            f"orchard_jit has kernels for x86-64 and arm64 processors, not for {machine}"
+        )
 
     def check(self, variant: Variant) -> None:
         if variant.arch not in _VECTOR_BYTES:

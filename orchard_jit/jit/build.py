@@ -33,6 +33,7 @@ def build(recipe: Recipe, directory: Path) -> tuple[Path, ctypes.CDLL]:
     Raises:
         ToolchainError: No compiler or no ninja.
         CompileError: The compiler refused the source.
+
     """
     check_toolchain()
     source_directory = directory / "src"
@@ -57,7 +58,8 @@ def build(recipe: Recipe, directory: Path) -> tuple[Path, ctypes.CDLL]:
         except (RuntimeError, OSError) as error:
             raise _compile_error(recipe, directory, str(error)) from None
     library = directory / f"{recipe.library_name}.so"
-    (object_directory / library.name).rename(library)
+    (built,) = object_directory.glob("*.so")  # a second build of one name in one process gets a suffix
+    built.rename(library)
     (object_directory / "build.ninja").rename(directory / "build.ninja")
     shutil.rmtree(object_directory)
     return library, ctypes.CDLL(str(library))
@@ -85,7 +87,7 @@ def check_toolchain() -> None:
         raise ToolchainError(
             f"no C++ compiler: {command!r} is not on PATH. Install one (Debian, Ubuntu: apt-get install g++; "
             "Fedora: dnf install gcc-c++; macOS: xcode-select --install) or name yours in CXX. "
-            "Machines without a compiler can use kernels that were prebuilt elsewhere: see `orchard-jit prebuild`."
+            "A machine without one can use kernels that were prebuilt elsewhere: orchard-jit prebuild --help"
         )
     if _ninja_directory() is None and shutil.which("ninja") is None:
         raise ToolchainError("ninja is missing. Install it with: pip install ninja")
@@ -111,6 +113,8 @@ def _ninja_on_path() -> Iterator[None]:
 def _compile_error(recipe: Recipe, directory: Path, output: str) -> CompileError:
     log = directory / LOG
     log.write_text(output, encoding="utf-8")
-    errors = [line.strip() for line in output.splitlines() if re.search(r"\berror\b", line, re.IGNORECASE)]
+    errors = [line.strip() for line in output.splitlines() if re.search(r"\berror:", line)]
     shown = "\n  ".join(errors[:_SHOWN_ERRORS] or output.splitlines()[-_SHOWN_ERRORS:])
-    return CompileError(f"compiling {recipe.title} failed:\n  {shown}\nfull log: {log}\nsources: {directory / 'src'}")
+    return CompileError(
+        f"compiling {recipe.title} failed:\n  {shown}\nfull log: {log}\nsources: {directory / 'src'}"
+    )

@@ -31,6 +31,7 @@ def load(recipe: Recipe) -> ctypes.CDLL:
         ToolchainError: It would have to be compiled, and there is no compiler or no ninja.
         CompileError: The compiler refused it.
         CacheError: The cache can't be trusted.
+
     """
     with _thread_locks.setdefault(recipe.key, threading.Lock()):
         if recipe.key not in _loaded:
@@ -107,13 +108,15 @@ def _expected_seconds(recipe: Recipe, store: Store) -> float:
 
 
 def _missing_text(recipe: Recipe) -> str:
-    places = ", ".join(str(store.root) for store in roots.search_stores()) or "no folder: there is no cache yet"
+    places = (
+        ", ".join(str(store.root) for store in roots.search_stores()) or f"{roots.cache_root()} (missing)"
+    )
     if "variant" in recipe.spec:
         command = prebuild_command(Variant.from_json(recipe.spec["variant"]))
     else:
         command = "orchard-jit prebuild --operators"
     return (
-        f"{recipe.title} (key {recipe.key}) is not in the cache and ORCHARD_JIT_OFFLINE forbids compiling it.\n"
+        f"{recipe.title} (key {recipe.key}) is not in the cache, and ORCHARD_JIT_OFFLINE forbids compiling it.\n"
         f"searched: {places}\nprebuild it where there is a compiler, for {recipe.shelf}:\n  {command}"
     )
 

@@ -23,6 +23,7 @@ def held(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
     Args:
         path: The lock file; it and its folder are made when missing.
         on_wait: Called once, with a description of the holder, if somebody else holds the lock.
+
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -29,6 +29,7 @@ def compiling(title: str, place: str, expected_seconds: float) -> Iterator[None]
         title: What is built.
         place: Where the result will lie.
         expected_seconds: How long such builds have taken.
+
     """
     say(f"compiling {title} into {place} (about {expected_seconds:.0f} s)")
     started = time.monotonic()

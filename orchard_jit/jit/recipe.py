@@ -37,6 +37,7 @@ class Recipe:
         sources: Those of `files` that the compiler is given.
         compile_flags: For the compiler, in order.
         link_flags: For the linker, in order.
+
     """
 
     title: str
@@ -85,7 +86,10 @@ def for_variant(variant: Variant) -> Recipe:
     renderer = Renderer(
         variant=variant, block=dict(variant.blocks), abi_version=ABI_VERSION, **backend.context(variant)
     )
-    files = {"params.h": renderer.render("params.h.j2"), source: renderer.render(f"{variant.backend}/{source}.j2")}
+    files = {
+        "params.h": renderer.render("params.h.j2"),
+        source: renderer.render(f"{variant.backend}/{source}.j2"),
+    }
     files |= renderer.render_folder(variant.backend, "*.h*")
     return Recipe(
         title=str(variant),

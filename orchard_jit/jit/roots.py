@@ -31,10 +31,13 @@ def search_stores() -> list[Store]:
 
     Raises:
         CacheError: The cache belongs to, or may be written by, somebody else.
+
     """
     named = os.environ.get("ORCHARD_JIT_PREBUILT_DIRS", "").split(os.pathsep)
     packaged = Path(__file__).resolve().parent.parent / "_prebuilt"
-    stores = [Store(root, writable=False) for root in (*(Path(n) for n in named if n), packaged) if root.is_dir()]
+    stores = [
+        Store(root, writable=False) for root in (*(Path(n) for n in named if n), packaged) if root.is_dir()
+    ]
     root = cache_root()
     if root.is_dir():
         _refuse_foreign(root)
@@ -50,6 +53,7 @@ def writable_store() -> Store:
 
     Raises:
         CacheError: The cache belongs to, or may be written by, somebody else.
+
     """
     root = cache_root()
     try:
@@ -93,8 +97,8 @@ def _temporary_root(root: Path, *, create: bool) -> Path | None:
         folder = Path(tempfile.mkdtemp(prefix="orchard_jit-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         warnings.warn(
-            f"orchard_jit: the cache {root} can't be written; kernels compiled now are kept in {folder} and lost "
-            "when this process ends. Set ORCHARD_JIT_CACHE_DIR to a writable folder.",
+            f"orchard_jit: the cache {root} can't be written; kernels compiled now are kept in {folder} "
+            "and lost when this process ends. Set ORCHARD_JIT_CACHE_DIR to a writable folder.",
             stacklevel=2,
         )
         _temporary_roots[root] = folder

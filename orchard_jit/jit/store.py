@@ -35,6 +35,7 @@ class Entry:
     Attributes:
         directory: Where it lies.
         manifest: What it is: spec, key inputs, toolchain, sizes, SHA-256, build seconds.
+
     """
 
     directory: Path
@@ -106,6 +107,7 @@ class Store:
 
         Returns:
             The entry, or None if somebody else has published the same key first.
+
         """
         manifest = {**manifest, "key": key, "shelf": shelf}
         library = staged / str(manifest["library"])

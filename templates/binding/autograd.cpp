@@ -65,12 +65,14 @@ BackwardResult autograd_backward(const Tensor& grad_out, const std::optional<Ten
     results = dispatch_backward(grad_out, grad_lse, query, key, value, out, lse, scale, std::move(causal));
   }
   if (!wants_gradient(grad_out, query, key, value)) return results;
-  // create_graph=True is fine as long as nobody differentiates through it.
+  // create_graph=True is fine as long as nobody differentiates through it. DelayedError hands its inputs on
+  // with a node that throws, if they require a gradient.
   auto& [grad_query, grad_key, grad_value] = results;
   auto refusing = torch::autograd::DelayedError(
-      "orchard_jit: the backward of attention can't be differentiated again (double backward); use "
-      "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) where second derivatives are needed", 3)
-      .apply({grad_query, grad_key, grad_value});
+                      "orchard_jit: the backward of attention can't be differentiated again (double backward); call "
+                      "PyTorch's attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH) where you need that",
+                      3)
+                      .apply({grad_query.requires_grad_(), grad_key.requires_grad_(), grad_value.requires_grad_()});
   return {refusing[0], refusing[1], refusing[2]};
 }
 

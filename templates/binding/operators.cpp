@@ -43,4 +43,10 @@ TORCH_LIBRARY_IMPL(orchard_jit, AutogradMPS, library) {
   library.impl("backward", &autograd_backward);
 }
 
+// Tensors without data; below this key is the shape function that Python registered.
+TORCH_LIBRARY_IMPL(orchard_jit, AutogradMeta, library) {
+  library.impl("forward", &autograd_forward);
+  library.impl("backward", &autograd_backward);
+}
+
 }  // namespace orchard

@@ -1,29 +1,19 @@
-// What the forward and the backward pass share: heads, strips of queries, the causal border.
+// What the forward and the backward pass share: heads, strips of queries, and the keys that they meet.
 #pragma once
 
 #include "exp2.h"
 #include "params.h"
 #include "tile.h"
+#include "workers.h"
 
 namespace orchard {
 
 constexpr Real kLog2E = 1.44269504088896340736;
 constexpr Real kInfinity = __builtin_inf();
-constexpr bool kWidens = sizeof(Element) < sizeof(Real);
 
-/// A strip is as many queries as a tile is wide. Its matrices are stored transposed: lanes are queries.
+/// A strip is as many vectors of queries as make a good tile. Its matrices are transposed: lanes are queries.
 constexpr int kStripVectors = kRegisters == 32 ? 4 : 2;
 constexpr int kStrip = kStripVectors * kLanes;
-static_assert(kBlockQ % kStrip == 0, "a block of queries is made of whole strips");
-
-template <class T>
-constexpr T min(T a, T b) { return b < a ? b : a; }
-template <class T>
-constexpr T max(T a, T b) { return a < b ? b : a; }
-template <class T>
-constexpr T clamp(T x, T low, T high) { return x < low ? low : x > high ? high : x; }
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 template <class T>
 Rows<T> head_rows(const OrchardBuffer& buffer, const OrchardStrides& strides, int64_t batch, int64_t head) {
@@ -31,7 +21,8 @@ Rows<T> head_rows(const OrchardBuffer& buffer, const OrchardStrides& strides, in
 }
 
 /// One head's numbers in a dense (batch, heads, query_length) tensor; null if there is no tensor.
-inline Real* head_numbers(const OrchardBuffer& buffer, const OrchardParams& params, int64_t batch, int64_t head) {
+inline Real* head_numbers(const OrchardBuffer& buffer, const OrchardParams& params, int64_t batch,
+                          int64_t head) {
   Real* data = static_cast<Real*>(buffer.data);
   return data ? data + (batch * params.heads + head) * params.query_length : nullptr;
 }
@@ -42,13 +33,18 @@ inline int64_t visible_keys(const OrchardParams& params, int64_t query) {
   return query + 1 + clamp(params.diagonal, -params.query_length, params.key_length);
 }
 
-/// The same, counted from key `first` on and bounded to what a strip can meet in a block of keys.
-inline int visible_in_block(const OrchardParams& params, int64_t query, int64_t first) {
-  return clamp<int64_t>(visible_keys(params, query) - first, -kStrip, kBlockK + kStrip);
-}
+/// Keys that a strip meets at once.
+struct Keys {
+  Rows<const Real> key, value;
+  int64_t first;  // where they start in the sequence
+  int count;
+  int visible;  // on the causal border, lane i of a single vector sees only the first visible + i
 
-/// Where lane i sees key `key`, when lane i sees the first visible + i keys.
-ORCHARD_INLINE IntegerVector sees(int visible, int key) { return lane_numbers() > Integer(key - visible); }
+  bool on_border(int end) const { return kCausal && end > visible; }
+  ORCHARD_INLINE Vector masked(Vector score, int row, Real hidden) const {
+    return lane_numbers() > Integer(row - visible) ? score : broadcast(hidden);
+  }
+};
 
 /// Calls body(width, row) for the strips of `rows` queries: whole ones, then single vectors for a short rest.
 template <class Body>
@@ -58,49 +54,42 @@ ORCHARD_INLINE void for_each_strip(int64_t rows, Body body) {
   for (; row < rows; row += kLanes) body(std::integral_constant<int, 1>{}, row);
 }
 
-/// The rows in the type that we compute in: as they are, or widened into `space`.
-template <int Dim, class T>
-Rows<const Real> widened(Rows<const T> rows, int64_t count, Real* space) {
-  if constexpr (!kWidens) {
-    return rows;
-  } else {
-    for (int64_t row = 0; row < count; row++) {
-      for_each_vector<Dim>([&](int d, auto lanes) { store<lanes>(space + row * Dim + d, load<lanes>(rows[row] + d)); });
-    }
-    return {space, Dim};
+/// Calls body(strip, row) for each single vector of the strips.
+template <template <int> class Strip, class Body>
+ORCHARD_INLINE void for_each_vector(int64_t rows, Real* strips, Body body) {
+  for_each_strip(rows, [&](auto width, int64_t row) {
+    const auto strip = Strip<width>::at(strips, row);
+    for (int v = 0; v < width; v++) body(strip.vector(v), row + v * kLanes);
+  });
+}
+
+/// Lets `rows` queries from `start` on meet the keys that they see: attend(strip, keys), a block of keys at a time.
+/// A whole strip meets the keys that all its queries see, and its single vectors those on the causal border.
+template <template <int> class Strip, class Space, class Attend>
+void meet_keys(const OrchardParams& params, Rows<const Element> key, Rows<const Element> value, int64_t start,
+               int64_t rows, const Space& space, Attend attend) {
+  const int64_t end = min(params.key_length, visible_keys(params, start + rows - 1));
+  for (int64_t first = 0; first < end; first += kBlockK) {
+    const int count = min<int64_t>(kBlockK, end - first);
+    const auto keys = widened<kHeadDim>(key.from(first), count, space.key);
+    const auto values = widened<kHeadDimV>(value.from(first), count, space.value);
+    for_each_strip(rows, [&](auto width, int64_t row) {
+      const auto strip = Strip<width>::at(space.strips, row);
+      const int64_t visible = visible_keys(params, start + row) - first;
+      constexpr int kHeight = tile_height(width);
+      const int shared = visible < count ? max<int64_t>(visible, 0) / kHeight * kHeight : count;
+      if (shared > 0) attend(strip, Keys{keys, values, first, shared, shared});
+      if (shared == count) return;
+      for (int lane = 0; lane < min<int64_t>(strip.kQueries, rows - row); lane += kLanes) {
+        const int64_t seen = visible + lane - shared;  // of the border's keys, by lane 0
+        const int64_t seen_by_last = seen + min<int64_t>(kLanes, rows - row - lane) - 1;
+        if (seen_by_last <= 0) continue;
+        attend(strip.vector(lane / kLanes),
+               Keys{keys.from(shared), values.from(shared), first + shared,
+                    int(min<int64_t>(seen_by_last, count - shared)), int(min<int64_t>(seen, count))});
+      }
+    });
   }
-}
-
-/// columns[d][lane] = rows[lane][d] * scale; lanes past `count` become zero.
-template <int Dim, class T>
-void load_transposed(Rows<const T> rows, int64_t count, Real scale, Rows<Real> columns) {
-  for_each_vector<Dim>([&](int d, auto lanes) {
-    Vector square[kLanes];
-    ORCHARD_UNROLL
-    for (int row = 0; row < kLanes; row++) square[row] = row < count ? load<lanes>(rows[row] + d) * scale : Vector{};
-    transpose(square);
-    ORCHARD_UNROLL
-    for (int column = 0; column < kLanes; column++) {
-      if (column < lanes) store(columns[d + column], square[column]);
-    }
-  });
-}
-
-/// rows[lane][d] = columns[d][lane] * scale[lane] for the first `count` lanes.
-template <int Dim, class T>
-void store_transposed(Rows<const Real> columns, Vector scale, Rows<T> rows, int64_t count) {
-  for_each_vector<Dim>([&](int d, auto lanes) {
-    Vector square[kLanes] = {};
-    ORCHARD_UNROLL
-    for (int column = 0; column < kLanes; column++) {
-      if (column < lanes) square[column] = load(columns[d + column]) * scale;
-    }
-    transpose(square);
-    ORCHARD_UNROLL
-    for (int row = 0; row < kLanes; row++) {
-      if (row < count) store<lanes>(rows[row] + d, square[row]);
-    }
-  });
 }
 
 }  // namespace orchard

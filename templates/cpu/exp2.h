@@ -11,7 +11,7 @@ struct Exp2;
 template <>
 struct Exp2<float> {
   // Minimax with p(0) = 1; its relative error is 0.9e-7.
-  static constexpr float kCoefficients[] = {1.0f,           0.693146978f, 0.240222421f,
+  static constexpr float kCoefficients[] = {1.0f,          0.693146978f,   0.240222421f,
                                             0.0555073374f, 0.00967151264f, 0.00132647271f};
   static constexpr int kMantissaBits = 23, kBias = 127;
 };
@@ -19,21 +19,20 @@ struct Exp2<float> {
 template <>
 struct Exp2<double> {
   // ln(2)^i / i!: the series is exact to double precision.
-  static constexpr double kCoefficients[] = {
-      1.0,
-      0.693147180559945309,
-      0.240226506959100712,
-      0.0555041086648215800,
-      0.00961812910762847716,
-      0.00133335581464284434,
-      0.000154035303933816099,
-      1.52527338040598403e-5,
-      1.32154867901443095e-6,
-      1.01780860092396997e-7,
-      7.05491162080112333e-9,
-      4.44553827187081150e-10,
-      2.56784359934882051e-11,
-      1.36914888539041289e-12};
+  static constexpr double kCoefficients[] = {1.0,
+                                             0.693147180559945309,
+                                             0.240226506959100712,
+                                             0.0555041086648215800,
+                                             0.00961812910762847716,
+                                             0.00133335581464284434,
+                                             0.000154035303933816099,
+                                             1.52527338040598403e-5,
+                                             1.32154867901443095e-6,
+                                             1.01780860092396997e-7,
+                                             7.05491162080112333e-9,
+                                             4.44553827187081150e-10,
+                                             2.56784359934882051e-11,
+                                             1.36914888539041289e-12};
   static constexpr int kMantissaBits = 52, kBias = 1023;
 };
 

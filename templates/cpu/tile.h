@@ -1,7 +1,7 @@
 // Products of matrices, computed in tiles that fill the CPU's registers.
 #pragma once
 
-#include "vector.h"
+#include "rows.h"
 
 namespace orchard {
 
@@ -10,17 +10,6 @@ constexpr int kRegisters = 32;
 #else
 constexpr int kRegisters = 16;
 #endif
-
-/// Rows of a matrix in memory; the elements of a row are dense.
-template <class T>
-struct Rows {
-  T* data;
-  int64_t stride;
-
-  T* operator[](int64_t row) const { return data + row * stride; }
-  Rows from(int64_t row) const { return {data + row * stride, stride}; }
-  operator Rows<const T>() const { return {data, stride}; }
-};
 
 /// Height x (Width vectors) of a product. Three quarters of the registers accumulate, the others hold operands.
 template <int Height, int Width>
@@ -79,7 +68,7 @@ template <int Height, int Width>
 ORCHARD_INLINE Tile<Height, Width> column_tile(Rows<const Real> left, Rows<const Real> right, int depth) {
   const Real* columns[Height];
   ORCHARD_UNROLL
-  for (int r = 0; r < Height; r++) columns[r] = left.data + r;
+  for (int r = 0; r < Height; r++) columns[r] = left[0] + r;
   return Tile<Height, Width>::product(columns, left.stride, right, depth);
 }
 
@@ -88,10 +77,10 @@ template <int Columns, int Width, class Body>
 ORCHARD_INLINE void multiply_transposed(Rows<const Real> left, Rows<const Real> right, int depth, Body body) {
   constexpr int kHeight = tile_height(Width), kWhole = Columns / kHeight * kHeight;
   for (int first = 0; first < kWhole; first += kHeight) {
-    body(first, column_tile<kHeight, Width>({left.data + first, left.stride}, right, depth));
+    body(first, column_tile<kHeight, Width>(left.from_column(first), right, depth));
   }
   if constexpr (kWhole < Columns) {
-    body(kWhole, column_tile<Columns - kWhole, Width>({left.data + kWhole, left.stride}, right, depth));
+    body(kWhole, column_tile<Columns - kWhole, Width>(left.from_column(kWhole), right, depth));
   }
 }
 

@@ -1,6 +1,7 @@
 // Running tasks on the host's threads.
 #pragma once
 
+#include "numbers.h"
 #include "params.h"
 
 namespace orchard {
@@ -8,15 +9,18 @@ namespace orchard {
 /// Below so many multiply-adds a second worker costs more than it brings.
 constexpr double kSerialWork = 1 << 18;
 
-/// Runs body(task, workspace) once for each task, in about ascending order: the heaviest should come first.
+/// So many tasks keep the threads of a large machine busy. A constant: results must not depend on the machine.
+constexpr int64_t kManyTasks = 64;
+
+/// Runs body(task, workspace) once for each task. Workers take them in ascending order: the heaviest should come first.
 template <class Body>
 void run_tasks(const OrchardHost& host, int64_t tasks, double work, int64_t workspace_bytes, Body body) {
   struct Queue {
     Body& body;
     int64_t next, end;
   } queue{body, 0, tasks};
-  const int64_t workers = work < kSerialWork ? 1 : host.threads < tasks ? host.threads : tasks;
   if (tasks == 0) return;
+  const int64_t workers = work < kSerialWork ? 1 : min(host.threads, tasks);
   host.launch(
       workers, workspace_bytes,
       [](void* context, void* workspace) {
@@ -37,7 +41,7 @@ struct Arena {
   template <class T>
   T* take(int64_t count) {
     const uintptr_t start = next;
-    next += (count * sizeof(T) + 63) / 64 * 64;
+    next += round_up(count * sizeof(T), 64);
     return reinterpret_cast<T*>(start);
   }
 };

@@ -79,6 +79,7 @@ bool has_word(const std::string& text, const std::string& word) {
 - (void)setMathMode:(MTLMathMode)mode {
   REQUIRE(system_version() >= 15, @"unrecognized selector on macOS %ld", system_version());
   _mathMode = mode;
+  _fastMathEnabled = mode == MTLMathModeFast;
 }
 
 @end
@@ -140,7 +141,7 @@ bool has_word(const std::string& text, const std::string& word) {
   for (NSString* name in options.preprocessorMacros.allKeys)
     macros += "#define " + std::string([name UTF8String]) + " " +
               [[options.preprocessorMacros[name] description] UTF8String] + "\n";
-  software_mac::CompiledShader shader = software_mac::compile_shader(macros, text);
+  software_mac::CompiledShader shader = software_mac::compile_shader({macros, text, options.fastMathEnabled});
   if (shader.error.empty()) return [[self alloc] initWithFile:shader.path.c_str()];
   report(error, MTLLibraryErrorCompileFailure, shader.error);
   return nil;

@@ -8,7 +8,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <mutex>
 #include <sstream>
+#include <tuple>
 #include <vector>
 
 #include "../runtime/runtime.h"
@@ -69,17 +72,27 @@ int run(std::vector<std::string> arguments, const std::string& output, const std
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
+CompiledShader compile(const ShaderSource& source, bool checked) {
+  Workspace workspace;
+  std::ofstream(workspace.file("macros")) << source.macros;
+  std::ofstream(workspace.file("text")) << source.text;
+  std::vector<std::string> command{setting("SOFTWARE_MAC_PYTHON", "python3"), "-m", "software_mac.apple.shader",
+                                   workspace.file("macros"), workspace.file("text")};
+  if (checked) command.push_back("--checked");
+  if (source.fast_math) command.push_back("--fast-math");
+  if (run(command, workspace.file("output"), workspace.file("errors"))) return {"", workspace.read("errors")};
+  return {workspace.read("output"), ""};
+}
+
 }  // namespace
 
-CompiledShader compile_shader(const std::string& macros, const std::string& source) {
-  Workspace workspace;
-  std::ofstream(workspace.file("macros")) << macros;
-  std::ofstream(workspace.file("program_source")) << source;
-  int status = run({setting("SOFTWARE_MAC_PYTHON", "python3"), "-m", "software_mac.apple.shader", workspace.file("macros"),
-                    workspace.file("program_source"), is_checked() ? "--checked" : "--plain"},
-                   workspace.file("output"), workspace.file("errors"));
-  if (status) return {"", workspace.read("errors")};
-  return {workspace.read("output"), ""};
+CompiledShader compile_shader(const ShaderSource& source) {
+  static std::mutex turn;
+  static std::map<std::tuple<std::string, std::string, bool, bool>, CompiledShader> compiled;
+  std::lock_guard lock(turn);
+  auto [entry, is_new] = compiled.try_emplace({source.macros, source.text, source.fast_math, is_checked()});
+  if (is_new || !entry->second.error.empty()) entry->second = compile(source, is_checked());
+  return entry->second;
 }
 
 }  // namespace software_mac

@@ -10,7 +10,12 @@ struct CompiledShader {
   std::string error;
 };
 
-/// `macros`: lines of #define that stand before the source and are not counted in its line numbers.
-CompiledShader compile_shader(const std::string& macros, const std::string& source);
+struct ShaderSource {
+  std::string macros;  // lines of #define that stand before the text and are not counted in its line numbers
+  std::string text;
+  bool fast_math;
+};
+
+CompiledShader compile_shader(const ShaderSource& source);
 
 }  // namespace software_mac

@@ -64,9 +64,7 @@ void objc_setProperty(id self, SEL, ptrdiff_t offset, id value, BOOL, BOOL copie
   return self;
 }
 - (oneway void)release {
-  long left = --software_mac::references(object_of(self));
-  if (left < 0) throw software_mac::ProgrammingError(std::string(class_of(isa)->name) + ": released once too often");
-  if (left == 0) [self dealloc];
+  if (--software_mac::references(object_of(self)) == 0) [self dealloc];
 }
 - (instancetype)autorelease {
   pending.push_back(self);  // without a pool it stays for ever, as on a Mac, and the live counts show it

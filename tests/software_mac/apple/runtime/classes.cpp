@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <new>
@@ -71,6 +72,7 @@ void place_ivars(Class* cls, long inherited) {
 
 struct alignas(16) Header {
   std::atomic<long> references;
+  const Class* was;  // of a dead object: the class that it had
 };
 
 Header* header(Object* object) { return reinterpret_cast<Header*>(object) - 1; }
@@ -81,6 +83,17 @@ void run_own(Class* cls, Object* object, const char* name) {
     for (int i = 0; i < list->count; ++i)
       if (!strcmp(list->entries[i].name, name))
         reinterpret_cast<void (*)(Object*, Selector*)>(list->entries[i].method)(object, nullptr);
+}
+
+/// The last dead objects keep their memory for a while, so that a message to one of them is noticed.
+void bury(Object* object) {
+  constexpr size_t kGraves = 1024;
+  static auto* graves = new std::deque<Object*>;
+  std::lock_guard lock(registry().mutex);
+  graves->push_back(object);
+  if (graves->size() <= kGraves) return;
+  std::free(header(graves->front()));
+  graves->pop_front();
 }
 
 void construct_members(Class* cls, Object* object) {
@@ -122,10 +135,16 @@ Class* find_class(const char* name) {
   return found->second;
 }
 
+Class dead_class;
+
+const char* name_if_dead(const Object* object) {
+  return object->isa == &dead_class ? (reinterpret_cast<const Header*>(object) - 1)->was->name : nullptr;
+}
+
 Object* create_instance(Class* cls) {
   void* memory = std::calloc(1, sizeof(Header) + static_cast<size_t>(cls->instance_size));
   if (!memory) throw std::bad_alloc();
-  auto* object = reinterpret_cast<Object*>(new (memory) Header{1} + 1);
+  auto* object = reinterpret_cast<Object*>(new (memory) Header{1, nullptr} + 1);
   object->isa = cls;
   construct_members(cls, object);
   __atomic_add_fetch(&cls->live, 1, __ATOMIC_RELAXED);
@@ -135,7 +154,9 @@ Object* create_instance(Class* cls) {
 void destroy_instance(Object* object) {
   for (Class* cls = object->isa; cls; cls = cls->super) run_own(cls, object, ".cxx_destruct");
   __atomic_sub_fetch(&object->isa->live, 1, __ATOMIC_RELAXED);
-  std::free(header(object));
+  header(object)->was = object->isa;
+  object->isa = &dead_class;
+  bury(object);
 }
 
 std::atomic<long>& references(Object* object) { return header(object)->references; }

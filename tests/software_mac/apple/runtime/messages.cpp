@@ -60,7 +60,10 @@ Slot* find_method(Class* cls, const char* name) {
 extern "C" {
 
 Slot* objc_msg_lookup_sender(Object** receiver, Selector* selector, Object*) {
-  return *receiver ? require_method((*receiver)->isa, selector) : &nil_slot;
+  if (!*receiver) return &nil_slot;
+  if (const char* name = name_if_dead(*receiver))
+    throw ProgrammingError(std::string("-[") + name + " " + selector->name + "]: message to an object that was deallocated");
+  return require_method((*receiver)->isa, selector);
 }
 
 Slot* objc_slot_lookup_super(Super* super, Selector* selector) {

@@ -24,6 +24,8 @@ Slot* find_method(Class* cls, const char* unique_selector_name);
 
 Object* create_instance(Class* cls);  // with one reference
 void destroy_instance(Object* object);
+/// The name of the class that a dead object had; null while it lives.
+const char* name_if_dead(const Object* object);
 std::atomic<long>& references(Object* object);
 
 }  // namespace software_mac

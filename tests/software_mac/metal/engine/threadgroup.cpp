@@ -26,7 +26,7 @@ void threadgroup_run::run(void (*entry)(), uint3 extent, uint64_t seed) {
   set_up(extent);
   running_ = true;
   current_ = 0;
-  current_ = next();
+  if (seed) current_ = next();
   msl_current = &lanes_[current_];
   msl_switch(&main_stack_, lanes_[current_].stack);
   running_ = false;
@@ -202,7 +202,7 @@ void threadgroup_run::fail_diverged(const simdgroup& group, int site) {
 
 void threadgroup_run::add_where(place at, int site) {
   if (at == place::returned) return message.add(" returned");
-  message.add(at == place::barrier ? " waits at the barrier" : " waits at the simd operation");
+  message.add(at == place::barrier ? ": waiting at the barrier" : ": waiting at the simd operation");
   message.add_site(site);
 }
 

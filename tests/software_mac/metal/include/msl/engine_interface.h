@@ -14,7 +14,8 @@ struct msl_lane {
   unsigned lanes;       // of the simdgroup: 32, or less in the last one
 };
 
-#define MSL_ENGINE extern "C" __attribute__((convergent, noduplicate))
+// The optimiser may neither move these calls between branches nor make one of two: each keeps its source position.
+#define MSL_ENGINE extern "C" __attribute__((convergent, nomerge))
 
 extern "C" __attribute__((visibility("hidden"))) struct msl_lane* msl_current;
 

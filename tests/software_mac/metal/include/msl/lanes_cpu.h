@@ -31,6 +31,11 @@ METAL_FUNC T from_lane(T value, uint lane) {
   return slots[lane].value;
 }
 
+template <class T>
+METAL_FUNC T from_lane_xor(T value, uint mask) {
+  return from_lane(value, lane_id() ^ mask);
+}
+
 // A tree: lanes 16 apart first, then 8, 4, 2 and 1. Every lane computes the same bits.
 template <class T, class Operation>
 METAL_FUNC T fold(T value, Operation operation) {

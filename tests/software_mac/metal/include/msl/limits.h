@@ -35,15 +35,10 @@
 #define M_SQRT2_F 1.41421356237309504880f
 #define M_SQRT1_2_F 0.70710678118654752440f
 
-namespace metal {
-
-template <class T>
-struct numeric_limits;
-
-namespace limits {
+namespace msl {
 
 template <class T, int mantissa_bits>
-struct floating {
+struct floating_limits {
   static constexpr constant bool is_signed = true;
   static constexpr constant bool is_integer = false;
   static constexpr constant int digits = mantissa_bits;
@@ -53,7 +48,7 @@ struct floating {
 };
 
 template <class T>
-struct integer {
+struct integer_limits {
   static constexpr constant bool is_signed = T(-1) < T(0);
   static constexpr constant bool is_integer = true;
   static constexpr constant int digits = 8 * sizeof(T) - (is_signed ? 1 : 0);
@@ -64,37 +59,42 @@ struct integer {
   static constexpr T lowest() { return min(); }
 };
 
-}  // namespace limits
+}  // namespace msl
+
+namespace metal {
+
+template <class T>
+struct numeric_limits;
 
 template <>
-struct numeric_limits<float> : limits::floating<float, 24> {
+struct numeric_limits<float> : msl::floating_limits<float, 24> {
   static constexpr float max() { return FLT_MAX; }
   static constexpr float lowest() { return -FLT_MAX; }
   static constexpr float min() { return FLT_MIN; }
   static constexpr float denorm_min() { return 1.40129846432481707e-45f; }
 };
 template <>
-struct numeric_limits<half> : limits::floating<half, 11> {
+struct numeric_limits<half> : msl::floating_limits<half, 11> {
   static constexpr half max() { return half(65504.0f); }
   static constexpr half lowest() { return half(-65504.0f); }
   static constexpr half min() { return half(6.103515625e-5f); }
   static constexpr half denorm_min() { return half(5.9604644775390625e-8f); }
 };
 template <>
-struct numeric_limits<bfloat> : limits::floating<bfloat, 8> {
+struct numeric_limits<bfloat> : msl::floating_limits<bfloat, 8> {
   static constexpr bfloat max() { return bfloat(3.38953138925153547590e+38f); }
   static constexpr bfloat lowest() { return bfloat(-3.38953138925153547590e+38f); }
   static constexpr bfloat min() { return bfloat(FLT_MIN); }
   static constexpr bfloat denorm_min() { return bfloat(9.18354961579912115600575419705e-41f); }
 };
-template <> struct numeric_limits<char> : limits::integer<char> {};
-template <> struct numeric_limits<int8_t> : limits::integer<int8_t> {};
-template <> struct numeric_limits<uchar> : limits::integer<uchar> {};
-template <> struct numeric_limits<short> : limits::integer<short> {};
-template <> struct numeric_limits<ushort> : limits::integer<ushort> {};
-template <> struct numeric_limits<int> : limits::integer<int> {};
-template <> struct numeric_limits<uint> : limits::integer<uint> {};
-template <> struct numeric_limits<long> : limits::integer<long> {};
-template <> struct numeric_limits<ulong> : limits::integer<ulong> {};
+template <> struct numeric_limits<char> : msl::integer_limits<char> {};
+template <> struct numeric_limits<int8_t> : msl::integer_limits<int8_t> {};
+template <> struct numeric_limits<uchar> : msl::integer_limits<uchar> {};
+template <> struct numeric_limits<short> : msl::integer_limits<short> {};
+template <> struct numeric_limits<ushort> : msl::integer_limits<ushort> {};
+template <> struct numeric_limits<int> : msl::integer_limits<int> {};
+template <> struct numeric_limits<uint> : msl::integer_limits<uint> {};
+template <> struct numeric_limits<long> : msl::integer_limits<long> {};
+template <> struct numeric_limits<ulong> : msl::integer_limits<ulong> {};
 
 }  // namespace metal

@@ -103,14 +103,6 @@ template <class T, class = msl::if_number<T>>
 METAL_FUNC T abs(T x) {
   return msl::each([](auto v) { return v < decltype(v)(0) || v == decltype(v)(0) ? decltype(v)(0 - v) : v; }, x);
 }
-template <class T>
-METAL_FUNC T select(T if_false, T if_true, bool condition) { return condition ? if_true : if_false; }
-template <class T, int N>
-METAL_FUNC vec<T, N> select(vec<T, N> if_false, vec<T, N> if_true, vec<bool, N> condition) {
-  for (int i = 0; i < N; ++i) if_false[i] = condition[i] ? if_true[i] : if_false[i];
-  return if_false;
-}
-
 #define MSL_CLASSIFY(name, builtin)                                              \
   template <class T, class = enable_if_t<is_floating_point<T>::value>>           \
   METAL_FUNC bool name(T x) { return builtin(float(x)); }

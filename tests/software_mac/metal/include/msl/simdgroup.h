@@ -9,7 +9,7 @@ METAL_FUNC void simdgroup_barrier(mem_flags flags) { msl::meet_simdgroup(uint(fl
 template <class T>
 METAL_FUNC T simd_shuffle(T data, ushort lane) { return msl::from_lane(data, lane); }
 template <class T>
-METAL_FUNC T simd_shuffle_xor(T data, ushort mask) { return msl::from_lane(data, msl::lane_id() ^ mask); }
+METAL_FUNC T simd_shuffle_xor(T data, ushort mask) { return msl::from_lane_xor(data, mask); }
 template <class T>
 METAL_FUNC T simd_broadcast(T data, ushort lane) { return msl::from_lane(data, lane); }
 template <class T>
@@ -90,6 +90,6 @@ METAL_FUNC simd_vote simd_ballot(bool condition) { return simd_vote(simd_or(ulon
 template <class T>
 METAL_FUNC T quad_shuffle(T data, ushort lane) { return msl::from_lane(data, (msl::lane_id() & 28u) | (lane & 3u)); }
 template <class T>
-METAL_FUNC T quad_shuffle_xor(T data, ushort mask) { return msl::from_lane(data, msl::lane_id() ^ (mask & 3u)); }
+METAL_FUNC T quad_shuffle_xor(T data, ushort mask) { return msl::from_lane_xor(data, mask & 3u); }
 
 }  // namespace metal

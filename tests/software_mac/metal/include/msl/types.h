@@ -8,6 +8,9 @@
 #define threadgroup __attribute__((address_space(3)))
 #define thread
 
+// How source.py declares the threadgroup variables of kernel bodies. They have no initial value in Metal.
+#define MSL_THREADGROUP_VARIABLE static __attribute__((loader_uninitialized))
+
 using size_t = unsigned long;
 using ptrdiff_t = long;
 using int8_t = signed char;
@@ -69,8 +72,3 @@ template <class T, int N>
 using vec = T __attribute__((ext_vector_type(N)));
 
 }  // namespace metal
-
-constexpr half operator""h(long double value) { return half(float(value)); }
-constexpr half operator""H(long double value) { return half(float(value)); }
-constexpr bfloat operator""bf(long double value) { return bfloat(float(value)); }
-constexpr bfloat operator""BF(long double value) { return bfloat(float(value)); }

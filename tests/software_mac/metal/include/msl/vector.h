@@ -61,19 +61,29 @@ METAL_FUNC T dot(vec<T, N> a, vec<T, N> b) {
   for (int i = 1; i < N; ++i) sum += a[i] * b[i];
   return sum;
 }
-template <int N>
-METAL_FUNC bool any(vec<bool, N> v) {
+// Clang compares vectors into integers that are 0 or -1, where Metal makes bool4. lint.py sees to it that comparisons are
+// used as a condition of any, all and select only, where the two agree.
+template <class T, int N, class = enable_if_t<is_integral<T>::value>>
+METAL_FUNC bool any(vec<T, N> condition) {
   bool result = false;
-  for (int i = 0; i < N; ++i) result = result || v[i];
+  for (int i = 0; i < N; ++i) result = result || condition[i];
   return result;
 }
-template <int N>
-METAL_FUNC bool all(vec<bool, N> v) {
+template <class T, int N, class = enable_if_t<is_integral<T>::value>>
+METAL_FUNC bool all(vec<T, N> condition) {
   bool result = true;
-  for (int i = 0; i < N; ++i) result = result && v[i];
+  for (int i = 0; i < N; ++i) result = result && condition[i];
   return result;
 }
-METAL_FUNC bool any(bool v) { return v; }
-METAL_FUNC bool all(bool v) { return v; }
+METAL_FUNC bool any(bool condition) { return condition; }
+METAL_FUNC bool all(bool condition) { return condition; }
+
+template <class T>
+METAL_FUNC T select(T if_false, T if_true, bool condition) { return condition ? if_true : if_false; }
+template <class T, class C, int N, class = enable_if_t<is_integral<C>::value>>
+METAL_FUNC vec<T, N> select(vec<T, N> if_false, vec<T, N> if_true, vec<C, N> condition) {
+  for (int i = 0; i < N; ++i) if_false[i] = condition[i] ? if_true[i] : if_false[i];
+  return if_false;
+}
 
 }  // namespace metal

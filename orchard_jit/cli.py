@@ -1,0 +1,300 @@
+"""The command line `orchard-jit`: parses and dispatches. The work is in `orchard_jit.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orchard_jit
+from orchard_jit.commands import clear, doctor, listing, prebuild, render, show, smoke
+from orchard_jit.commands.console import UsageError
+from orchard_jit.errors import OrchardError
+from orchard_jit.variant import BACKENDS, DTYPES, KERNELS, MAX_HEAD_DIM
+
+_DESCRIPTION = """\
+Flash attention for PyTorch, compiled at the first call: check this machine,
+compile ahead of the first call, look at what is compiled.
+"""
+_VARIABLES = """\
+environment:
+  ORCHARD_JIT_CACHE_DIR      where compiled kernels are kept
+  ORCHARD_JIT_PREBUILT_DIRS  kernels compiled elsewhere, searched first
+  ORCHARD_JIT_OFFLINE=1      never compile; a missing kernel is an error
+  ORCHARD_JIT_QUIET=1        don't tell about compiling on stderr
+  ORCHARD_JIT_CXXFLAGS, CXX  flags to add for the compiler, and another one
+
+exit codes:
+  0 good, 1 something fell short, 2 bad usage
+
+example: orchard-jit smoke
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code: 0 good, 1 something fell short.
+
+    Raises:
+        SystemExit: With code 2, if the arguments can't be used; with 0, after `--help` and `--version`.
+
+    """
+    options = vars(_parser().parse_args(arguments))
+    verb: argparse.ArgumentParser = options.pop("verb")
+    run: Callable[..., int] = options.pop("run")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without Unicode gets question marks, not a traceback
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            code = run(**options)
+            sys.stdout.flush()
+            return code
+    except UsageError as error:
+        verb.error(str(error))
+    except BrokenPipeError:  # `orchard-jit list | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OrchardError, NotImplementedError, OSError) as error:
+        print(f"orchard-jit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("orchard-jit: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="orchard-jit",
+        description=_DESCRIPTION,
+        epilog=_VARIABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"orchard_jit {orchard_jit.__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_smoke(verbs)
+    _add_doctor(verbs)
+    _add_prebuild(verbs)
+    _add_list(verbs)
+    _add_show(verbs)
+    _add_clear(verbs)
+    _add_render(verbs)
+    return parser
+
+
+def _add_smoke(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "smoke",
+        smoke.run,
+        "compile, check and train a little, step by step",
+        "Toolchain, render, build, load, numerics, gradients, training: each a line with its time. Outputs "
+        "and gradients are compared with attention in float64 and with PyTorch, and a small GPT is trained "
+        "with both attentions side by side.",
+        "orchard-jit smoke --clean",
+    )
+    verb.add_argument("--device", choices=("cpu", "mps"), default="cpu", help="where to run (default: cpu)")
+    verb.add_argument("--clean", action="store_true", help="compile everything anew, into a temporary cache")
+    _add_json(verb)
+
+
+def _add_doctor(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "doctor",
+        doctor.run,
+        "find out why something does not work",
+        "Check Python, PyTorch, compiler, ninja, cache, prebuilt folders, environment variables, processor, "
+        "MPS and the operators; say the fix of whatever is wrong. Nothing is changed.",
+        "orchard-jit doctor",
+    )
+    _add_json(verb)
+
+
+def _add_prebuild(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "prebuild",
+        prebuild.run,
+        "compile kernels ahead of their first call",
+        "Compile the operators and every combination of the given values that is not in the cache yet. The "
+        "cache folder can then be copied to machines without a compiler; name it there in "
+        "ORCHARD_JIT_PREBUILT_DIRS.",
+        "orchard-jit prebuild --head-dim 64,128 --dtype bfloat16,float32 --causal yes",
+    )
+    verb.add_argument(
+        "--head-dim", type=_head_dims, default=[], metavar="D[,D]", help="head dim of query and key"
+    )
+    verb.add_argument(
+        "--head-dim-v",
+        type=_head_dims,
+        default=[],
+        metavar="D[,D]",
+        help="head dim of value (default: the same)",
+    )
+    verb.add_argument(
+        "--dtype",
+        type=_one_of(DTYPES),
+        default=[],
+        metavar="T[,T]",
+        help=f"{', '.join(DTYPES)} (default: all)",
+    )
+    verb.add_argument(
+        "--causal", choices=("yes", "no", "both"), default="both", help="with a causal mask (default: both)"
+    )
+    verb.add_argument(
+        "--kernel",
+        type=_one_of(KERNELS),
+        default=list(KERNELS),
+        metavar="K[,K]",
+        help="forward, backward (default: both)",
+    )
+    _add_target(verb)
+    which = verb.add_mutually_exclusive_group()
+    which.add_argument(
+        "--operators", action="store_true", help="the operators, and nothing else without --head-dim"
+    )
+    which.add_argument("--kernels-only", action="store_true", help="leave the operators out")
+    verb.add_argument(
+        "--jobs",
+        type=_positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="how many to compile at a time (default: %(default)s)",
+    )
+    verb.add_argument("--dry-run", action="store_true", help="list, compile nothing")
+    _add_json(verb)
+
+
+def _add_list(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "list",
+        listing.run,
+        "what is compiled",
+        "Every library in the cache and in the prebuilt folders: key, size, age, seconds that it took, name.",
+        "orchard-jit list",
+    )
+    _add_json(verb)
+
+
+def _add_show(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "show",
+        show.run,
+        "everything about one compiled library",
+        "The manifest of one library: what it is, its flags, compiler and files, and whether it is whole.",
+        "orchard-jit show 6476ef",
+    )
+    verb.add_argument("entry", metavar="KEY_OR_NAME", help="the beginning of its key, or its name")
+    _add_json(verb)
+
+
+def _add_clear(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "clear",
+        clear.run,
+        "remove what is compiled",
+        "Remove every library from the cache, after a question. Prebuilt folders are left alone, and "
+        "programs that run now are not disturbed.",
+        "orchard-jit clear --dry-run",
+    )
+    verb.add_argument("--yes", action="store_true", help="ask nothing")
+    verb.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    _add_json(verb)
+
+
+def _add_render(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "render",
+        render.run,
+        "the source of a kernel",
+        "Print the sources of one kernel as the compiler would get them.",
+        "orchard-jit render --kernel forward --dtype float32 --head-dim 64 --file variant.h",
+    )
+    verb.add_argument("--kernel", choices=KERNELS, required=True, help="which pass")
+    verb.add_argument("--dtype", choices=DTYPES, required=True, metavar="T", help=", ".join(DTYPES))
+    verb.add_argument(
+        "--head-dim", type=_head_dim, required=True, metavar="D", help="head dim of query and key"
+    )
+    verb.add_argument(
+        "--head-dim-v", type=_head_dim, metavar="D", help="head dim of value (default: the same)"
+    )
+    verb.add_argument("--causal", action="store_true", help="with a causal mask")
+    _add_target(verb)
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument("--file", metavar="NAME", help="only this file")
+    where.add_argument(
+        "--out", type=Path, metavar="DIR", help="write the files there, print the key and the flags"
+    )
+    _add_json(verb)
+
+
+def _verb(
+    verbs: Any, name: str, run: Callable[..., int], summary: str, description: str, example: str
+) -> argparse.ArgumentParser:
+    """A subparser. The names of its options are the parameters of `run`."""
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=28),
+    )
+    verb.set_defaults(verb=verb, run=run)
+    return verb
+
+
+def _add_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", dest="as_json", help="print JSON for a program to read")
+
+
+def _add_target(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--backend", choices=BACKENDS, default="cpu", help="what the kernel runs on (default: cpu)"
+    )
+    verb.add_argument("--arch", help="instruction set or GPU family (default: this machine's)")
+
+
+def _head_dim(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_HEAD_DIM:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MAX_HEAD_DIM}, got {text!r}")
+    return int(text)
+
+
+def _head_dims(text: str) -> list[int]:
+    return [_head_dim(part) for part in text.split(",")]
+
+
+def _one_of(accepted: Sequence[str] | dict[str, str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        unknown = [part for part in text.split(",") if part not in accepted]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"must be of {', '.join(accepted)}; got {', '.join(unknown)!r}")
+        return text.split(",")
+
+    return parse
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1, got {text!r}")
+    return int(text)
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"orchard-jit: warning: {str(message).removeprefix('orchard_jit: ')}", file=sys.stderr)

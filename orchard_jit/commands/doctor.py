@@ -1,0 +1,65 @@
+"""`orchard-jit doctor`: a troubleshooting table that checks itself."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Callable
+
+from orchard_jit.commands import checks
+from orchard_jit.commands.checks import Answer
+from orchard_jit.commands.console import count_text, mark, print_json
+from orchard_jit.errors import CacheError
+
+CHECKS: dict[str, Callable[[], Answer]] = {
+    "Python": checks.python,
+    "PyTorch": checks.pytorch,
+    "processor": checks.processor,
+    "compiler": checks.compiler,
+    "ninja": checks.ninja,
+    "cache": checks.cache,
+    "prebuilt": checks.prebuilt,
+    "variables": checks.variables,
+    "MPS": checks.mps,
+    "operators": checks.operators,
+}
+
+_NAME_WIDTH = max(map(len, CHECKS))
+
+
+def run(*, as_json: bool) -> int:
+    """Check everything, and say the fix of what is wrong. 1 if there is a problem."""
+    answers: dict[str, Answer] = {}
+    for name, check in CHECKS.items():
+        try:
+            answers[name] = check()
+        except CacheError as error:
+            answers[name] = Answer("problem", "the cache can't be used", str(error))
+        if not as_json:
+            _print(name, answers[name])
+    states = [answer.state for answer in answers.values()]
+    if as_json:
+        print_json(
+            [{"name": n, "state": a.state, "found": a.found, "fix": a.fix} for n, a in answers.items()]
+        )
+    else:
+        counts = [
+            count_text(states.count(state), state) for state in ("problem", "warning") if state in states
+        ]
+        print(f"\n{', '.join(counts) or 'nothing is wrong'}")
+    return 1 if "problem" in states else 0
+
+
+def _print(name: str, answer: Answer) -> None:
+    indent = " " * (_NAME_WIDTH + 4)
+    text = textwrap.wrap(answer.found, _width() - len(indent), break_on_hyphens=False, break_long_words=False)
+    print(f"{mark(answer.state)} {name:{_NAME_WIDTH}}  {text[0]}")
+    fix = textwrap.wrap(
+        f"fix: {answer.fix}", _width() - len(indent), break_on_hyphens=False, break_long_words=False
+    )
+    for line in (*text[1:], *(fix if answer.fix else ())):
+        print(f"{indent}{line}")
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 100)

@@ -1,0 +1,67 @@
+"""What this machine has to have: a compiler that works, ninja, and for `--device mps` a GPU."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from orchard_jit.jit import build
+
+_TRIAL = '#include <cstdint>\nextern "C" std::int32_t trial() { return 0; }\n'
+_TRIAL_SECONDS = 60
+
+
+def compiler_fault(flags: Sequence[str] = ()) -> str | None:
+    """Why the compiler can't make a shared library of a short file with these flags, or None if it can."""
+    with tempfile.TemporaryDirectory(prefix="orchard_jit-") as folder:
+        source = Path(folder) / "trial.cpp"
+        source.write_text(_TRIAL, encoding="utf-8")
+        words = [
+            *shlex.split(build.compiler()),
+            *flags,
+            "-shared",
+            "-fPIC",
+            str(source),
+            "-o",
+            f"{folder}/trial.so",
+        ]
+        try:
+            run = subprocess.run(words, capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        if run.returncode == 0:
+            return None
+        return next(
+            (line for line in run.stderr.splitlines() if "error" in line), f"exit code {run.returncode}"
+        )
+
+
+def ninja_version() -> str | None:
+    """Version of the ninja on PATH, else of pip's, or None if there is neither."""
+    command = shutil.which("ninja")
+    if command is None:
+        try:
+            import ninja
+        except ImportError:
+            return None
+        command = str(Path(ninja.BIN_DIR) / "ninja")
+    run = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    return run.stdout.strip().partition(".git")[0] or None  # pip's says more than its number
+
+
+def mps_fault() -> str | None:
+    """Why there is no `device="mps"` on this machine, or None if there is."""
+    if platform.system() != "Darwin":
+        return f"MPS needs macOS on Apple Silicon; this is {platform.system()}"
+    if not torch.backends.mps.is_built():
+        return "this PyTorch was built without MPS; install its arm64 build into an arm64 Python"
+    if not torch.backends.mps.is_available():
+        return "PyTorch finds no GPU; MPS needs Apple Silicon and macOS 14 or newer"
+    return None

@@ -1,0 +1,70 @@
+"""`orchard-jit show`: everything that is known of one entry."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import datetime
+
+from orchard_jit.commands.console import bytes_text, columns, print_json
+from orchard_jit.errors import CacheError
+from orchard_jit.jit import roots
+from orchard_jit.jit.store import Entry
+
+
+def run(*, entry: str, as_json: bool) -> int:
+    """Print the manifest of the entry with that key, prefix of a key, or name. 1 if it is damaged."""
+    found = _only_match(entry)
+    damage = found.damage()
+    if as_json:
+        print_json({"directory": str(found.directory), "damage": damage, "manifest": dict(found.manifest)})
+    else:
+        _print(found, damage)
+    return 1 if damage else 0
+
+
+def _only_match(wanted: str) -> Entry:
+    entries = [entry for store in roots.search_stores() for entry in store.entries()]
+    # A key in two stores is the same library; the first store is the one that a call would take it from.
+    matches = {
+        entry.key: entry
+        for entry in reversed(entries)
+        if entry.key.startswith(wanted) or wanted == entry.manifest["title"]
+    }
+    if len(matches) == 1:
+        return next(iter(matches.values()))
+    if not matches:
+        raise CacheError(
+            f"no entry has a key that begins with {wanted!r}, or that name; see `orchard-jit list`"
+        )
+    listed = "\n".join(f"  {entry.key}  {entry.manifest['title']}" for entry in matches.values())
+    raise CacheError(f"{wanted!r} fits {len(matches)} entries; give more of the key:\n{listed}")
+
+
+def _print(entry: Entry, damage: str | None) -> None:
+    manifest = entry.manifest
+    inputs, toolchain = manifest["key_inputs"], manifest["toolchain"]
+    headers = sorted(set(inputs["files"]) - set(inputs["sources"]))
+    built = datetime.fromtimestamp(manifest["created"]).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    rows = [
+        ("key", entry.key),
+        ("shelf", entry.shelf),
+        ("folder", str(entry.directory)),
+        ("library", f"{entry.library.name}, {bytes_text(manifest['size'])}"),
+        ("sha256", manifest["sha256"]),
+        ("state", f"damaged: {damage}" if damage else "whole"),
+        ("built", f"{built}, in {manifest['build_seconds']:.1f} s"),
+        ("compiler", f"{toolchain['CXX']}: {toolchain['compiler']}"),
+        ("torch", toolchain["torch"]),
+        ("flags", shlex.join((*inputs["compile_flags"], *inputs["link_flags"]))),
+        ("sources", ", ".join(inputs["sources"])),
+        ("headers", ", ".join(headers)),
+    ]
+    ((kind, spec),) = manifest["spec"].items()
+    rows += [
+        (f"{kind}.{name}", value if isinstance(value, str) else json.dumps(value))
+        for name, value in spec.items()
+    ]
+    print(manifest["title"])
+    for line in columns(rows):
+        print(f"  {line}")

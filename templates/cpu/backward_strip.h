@@ -1,0 +1,86 @@
+// The backward pass's strips of queries, and how they are loaded.
+#pragma once
+
+#include "attention.h"
+
+namespace orchard {
+
+/// Rows that products read are padded to whole vectors.
+constexpr int kPitch = round_up(kHeadDim, kLanes), kPitchV = round_up(kHeadDimV, kLanes);
+
+/// Some vectors of queries on their way through the keys.
+template <int Width>
+struct Strip {
+  static constexpr int kQueries = Width * kLanes;
+  static constexpr int kRealsPerQuery = 2 * kHeadDim + kHeadDimV + kPitch + kPitchV + 2;
+
+  Rows<Real> query;          // [kHeadDim][kQueries], times scale * log2(e)
+  Rows<Real> grad_out;       // [kHeadDimV][kQueries]
+  Rows<Real> grad_query;     // [kHeadDim][kQueries], to be multiplied by scale
+  Rows<Real> query_rows;     // [kQueries][kPitch]
+  Rows<Real> grad_out_rows;  // [kQueries][kPitchV]
+  Real* lse;                 // [kQueries], inf where no key is seen: that makes all weights zero
+  Real* delta;               // [kQueries], sum of out * grad_out - log2(e) * grad_lse
+
+  static Strip at(Real* strips, int64_t row) {
+    const Rows<Real> query{strips + row * kRealsPerQuery, kQueries}, grad_out{query[kHeadDim], kQueries};
+    const Rows<Real> grad_query{grad_out[kHeadDimV], kQueries};
+    const Rows<Real> query_rows{grad_query[kHeadDim], kPitch}, grad_out_rows{query_rows[kQueries], kPitchV};
+    Real* lse = grad_out_rows[kQueries];
+    return {query, grad_out, grad_query, query_rows, grad_out_rows, lse, lse + kQueries};
+  }
+
+  Strip<1> vector(int v) const {
+    const int lane = v * kLanes;
+    return {query.from_column(lane),
+            grad_out.from_column(lane),
+            grad_query.from_column(lane),
+            query_rows.from(lane),
+            grad_out_rows.from(lane),
+            lse + lane,
+            delta + lane};
+  }
+};
+
+/// The tensors of one query head.
+struct Head {
+  Head(const OrchardCall& call, int64_t batch, int64_t head)
+      : query(head_rows<const Element>(call.query, call.params.query, batch, head)),
+        out(head_rows<const Element>(call.out, call.params.out, batch, head)),
+        grad_out(head_rows<const Element>(call.grad_out, call.params.grad_out, batch, head)),
+        grad_query(head_rows<Element>(call.grad_query, call.params.grad_query, batch, head)),
+        lse(head_numbers(call.lse, call.params, batch, head)),
+        grad_lse(head_numbers(call.grad_lse, call.params, batch, head)) {}
+
+  Rows<const Element> query, out, grad_out;
+  Rows<Element> grad_query;
+  const Real *lse, *grad_lse;
+};
+
+/// Queries that see no key count as zeros: whatever they hold leaves no trace.
+inline void load_vector(Strip<1> strip, const Head& head, int64_t start, int64_t count, Real scale) {
+  for (int lane = 0; lane < kLanes; lane++) {
+    const int64_t row = start + lane;
+    const bool live = lane < count && head.lse[row] != -kInfinity;
+    strip.lse[lane] = live ? head.lse[row] : kInfinity;
+    strip.delta[lane] = live && head.grad_lse ? -kLog2E * head.grad_lse[row] : 0;
+    cover<kHeadDim>([&](int d, auto lanes) {
+      store(strip.query_rows[lane] + d, live ? load<lanes>(head.query[row] + d) : Vector{});
+    });
+    cover<kHeadDimV>([&](int d, auto lanes) {
+      store(strip.grad_out_rows[lane] + d, live ? load<lanes>(head.grad_out[row] + d) : Vector{});
+    });
+  }
+  load_transposed<kHeadDim, Real>(strip.query_rows, kLanes, scale, strip.query);
+  load_transposed<kHeadDimV, Real>(strip.grad_out_rows, kLanes, 1, strip.grad_out);
+  for (int d = 0; d < kHeadDim; d++) store(strip.grad_query[d], Vector{});
+
+  // Summed up in the order of the product that it will be subtracted from: with a single key they cancel exactly.
+  Real out[kHeadDimV * kLanes];
+  load_transposed<kHeadDimV>(head.out.from(start), count, 1, {out, kLanes});
+  Vector products = {};
+  for (int d = 0; d < kHeadDimV; d++) products += load(out + d * kLanes) * load(strip.grad_out[d]);
+  store(strip.delta, load(strip.delta) + products);
+}
+
+}  // namespace orchard

@@ -1,0 +1,59 @@
+// The gradients of keys and values: who adds them up, where, and in which order.
+#pragma once
+
+#include "backward_strip.h"
+
+namespace orchard {
+
+/// The gradients of one head's keys and values, or a part of the sum.
+struct KeyGradients {
+  KeyGradients(Real* space, int64_t keys) : key{space, kPitch}, value{key[keys], kPitchV} {}
+  Rows<Real> key, value;
+};
+
+/// How the work is split. Depends on the sizes alone, so that every run sums up in the same order.
+struct Plan {
+  static constexpr int64_t kFewQueries =
+      512;  // with fewer to a task the partial sums cost more than they bring
+
+  explicit Plan(const OrchardParams& params)
+      : heads(params.batch * params.kv_heads),
+        group(params.kv_heads ? params.heads / params.kv_heads : 0),
+        blocks(divide_up(params.query_length, kBlockQ)),
+        splits(clamp<int64_t>(group * params.query_length / kFewQueries, 1,
+                              divide_up(kManyTasks, max<int64_t>(heads, 1)))),
+        keys(params.key_length) {}
+
+  int64_t heads;   // of keys and values
+  int64_t group;   // query heads of each
+  int64_t blocks;  // of queries, in a query head
+  int64_t splits;  // of a group's blocks: each has a partial sum of its own
+  int64_t keys;
+
+  int64_t partial_reals() const { return keys * (kPitch + kPitchV); }
+  int64_t scratch_reals() const { return splits > 1 ? heads * splits * partial_reals() : 0; }
+};
+
+/// Adds up the partial sums of one head's keys [first, end) and stores them.
+inline void store_gradients(const OrchardCall& call, const Plan& plan, int64_t head, Real* partial,
+                            int64_t first, int64_t end) {
+  const OrchardParams& params = call.params;
+  const int64_t batch = head / params.kv_heads, kv_head = head % params.kv_heads;
+  const auto grad_key = head_rows<Element>(call.grad_key, params.grad_key, batch, kv_head);
+  const auto grad_value = head_rows<Element>(call.grad_value, params.grad_value, batch, kv_head);
+  const KeyGradients sums(partial, plan.keys);
+  const auto total = [&](const Real* sum) {
+    Vector total = load(sum);
+    for (int64_t split = 1; split < plan.splits; split++) total += load(sum + split * plan.partial_reals());
+    return total;
+  };
+  for (int64_t row = first; row < end; row++) {
+    cover<kHeadDim>([&](int d, auto lanes) {
+      store<lanes>(grad_key[row] + d, total(sums.key[row] + d) * Real(call.scale));
+    });
+    cover<kHeadDimV>(
+        [&](int d, auto lanes) { store<lanes>(grad_value[row] + d, total(sums.value[row] + d)); });
+  }
+}
+
+}  // namespace orchard

@@ -1,0 +1,66 @@
+// Matrices in memory, and how they are widened and transposed on their way to and from the vectors.
+#pragma once
+
+#include "vector.h"
+
+namespace orchard {
+
+/// Rows of a matrix; the elements of a row are dense.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t stride;
+
+  T* operator[](int64_t row) const { return data + row * stride; }
+  Rows from(int64_t row) const { return {data + row * stride, stride}; }
+  Rows from_column(int64_t column) const { return {data + column, stride}; }
+  operator Rows<const T>() const { return {data, stride}; }
+};
+
+/// The rows in the type that we compute in: as they are, or widened into `space`.
+template <int Dim, class T>
+Rows<const Real> widened(Rows<const T> rows, int64_t count, Real* space) {
+  if constexpr (!kWidens) {
+    return rows;
+  } else {
+    for (int64_t row = 0; row < count; row++) {
+      cover<Dim>([&](int d, auto lanes) { store<lanes>(space + row * Dim + d, load<lanes>(rows[row] + d)); });
+    }
+    return {space, Dim};
+  }
+}
+
+/// columns[d][lane] = rows[lane][d] * factor; lanes from `count` on become zero.
+template <int Dim, class T>
+void load_transposed(Rows<const T> rows, int64_t count, Real factor, Rows<Real> columns) {
+  cover<Dim>([&](int d, auto lanes) {
+    Vector square[kLanes];
+    ORCHARD_UNROLL
+    for (int row = 0; row < kLanes; row++)
+      square[row] = row < count ? load<lanes>(rows[row] + d) * factor : Vector{};
+    transpose(square);
+    ORCHARD_UNROLL
+    for (int column = 0; column < kLanes; column++) {
+      if (column < lanes) store(columns[d + column], square[column]);
+    }
+  });
+}
+
+/// rows[lane][d] = columns[d][lane] * factor[lane] for the first `count` lanes.
+template <int Dim, class T>
+void store_transposed(Rows<const Real> columns, Vector factor, Rows<T> rows, int64_t count) {
+  cover<Dim>([&](int d, auto lanes) {
+    Vector square[kLanes] = {};
+    ORCHARD_UNROLL
+    for (int column = 0; column < kLanes; column++) {
+      if (column < lanes) square[column] = load(columns[d + column]) * factor;
+    }
+    transpose(square);
+    ORCHARD_UNROLL
+    for (int row = 0; row < kLanes; row++) {
+      if (row < count) store<lanes>(rows[row] + d, square[row]);
+    }
+  });
+}
+
+}  // namespace orchard

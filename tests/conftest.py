@@ -1,0 +1,33 @@
+"""What all tests share: one cache of compiled kernels, which outlives the session."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+os.environ.setdefault("ORCHARD_JIT_CACHE_DIR", str(ROOT / ".pytest_cache" / "kernels"))
+Path(os.environ["ORCHARD_JIT_CACHE_DIR"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """A cache folder with nothing in it, for subprocesses and for the stores."""
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    monkeypatch.setenv("ORCHARD_JIT_CACHE_DIR", str(cache))
+    return cache
+
+
+@pytest.fixture(params=["cpu"])
+def device(request):
+    """Every device that the conformance suite runs on."""
+    return request.param

@@ -1,0 +1,83 @@
+"""What is in a key, and what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from orchard_jit.jit import recipe, render
+from orchard_jit.selection import select
+
+
+def variant(**changes):
+    wish = {"backend": "cpu", "kernel": "forward", "dtype": "float32", "head_dim": 64, "head_dim_v": 64}
+    return select(**{**wish, **changes})
+
+
+BASE = recipe.for_variant(variant())
+
+
+def test_keys_are_stable_between_processes():
+    code = "from tests.jit.test_recipe import BASE; print(BASE.key)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == BASE.key
+    assert len(BASE.key) == 20
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        variant(kernel="backward"),
+        variant(dtype="bfloat16"),
+        variant(head_dim=65),
+        variant(head_dim_v=32),
+        variant(features=["causal"]),
+        variant(arch="x86-64"),
+        variant().with_blocks({"q": 64, "k": 32}),
+    ],
+    ids=str,
+)
+def test_every_field_of_a_variant_is_in_the_key(other):
+    assert recipe.for_variant(other).key != BASE.key
+
+
+def test_texts_flags_and_the_compiler_that_was_chosen_are_in_the_key(monkeypatch):
+    changed = dataclasses.replace(BASE, files={**BASE.files, "tile.h": BASE.files["tile.h"] + "\n"})
+    assert changed.key != BASE.key
+    assert dataclasses.replace(BASE, compile_flags=tuple(reversed(BASE.compile_flags))).key != BASE.key
+    monkeypatch.setenv("CXX", "clang++")
+    assert recipe.for_variant(variant()).key != BASE.key
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("ORCHARD_JIT_CXXFLAGS", "-g '-DX=a b'")
+    assert recipe.for_variant(variant()).compile_flags[-2:] == ("-g", "-DX=a b")
+    assert recipe.for_variant(variant()).key != BASE.key
+
+
+def test_torch_is_in_the_key_of_the_operators_alone(monkeypatch):
+    operators = recipe.for_binding()
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    assert recipe.for_binding().key != operators.key
+    assert recipe.for_binding().shelf.startswith("torch2.99.0-")
+    assert recipe.for_variant(variant()).key == BASE.key
+
+
+def test_plug_ins_include_no_torch():
+    """So that a cache of kernels outlives an upgrade of torch."""
+    includes = {
+        line.split()[1]
+        for text in BASE.files.values()
+        for line in text.splitlines()
+        if line.startswith("#include")
+    }
+    assert '"params.h"' in includes
+    assert not [name for name in includes if name.strip('"<').startswith(("torch", "ATen", "c10"))]
+
+
+def test_a_file_without_jinja_may_hold_braces(tmp_path, monkeypatch):
+    (tmp_path / "plain.h").write_text("int a[1][1] = {{0}};")
+    monkeypatch.setattr(render, "templates_directory", lambda: tmp_path)
+    assert render.Renderer().render("plain.h") == "int a[1][1] = {{0}};"

@@ -1,0 +1,124 @@
+"""The same Metal source on an NVIDIA GPU: translation to PTX, and what ptxas says of the result.
+
+A simdgroup is a warp. Two translations of the 8x8 matrix product: "exact" (shuffles and float multiply-adds) and
+"tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows what a kernel does besides.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import clang
+from .compiler import front_end
+from .diagnostics import Diagnostic, MetalCompileError
+from .signatures import Kernel
+from .source import PreparedSource, prepare
+from .tables import parameters
+
+MODES = ("exact", "tensor")
+_RESOURCES = re.compile(
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+    re.S,
+)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel takes of the GPU, a thread; shared_bytes is the static threadgroup memory."""
+
+    registers: int
+    spill_store_bytes: int
+    spill_load_bytes: int
+    stack_bytes: int
+    shared_bytes: int
+
+
+def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int | float] | None = None,
+           include: Sequence[Path] = (), architecture: str = "sm_90") -> str:  # fmt: skip
+    """Translates a file. Function constants need values here: PTX is compiled with them.
+
+    Each kernel becomes an entry of its name, whose parameters are a 64-bit pointer for each buffer, in the order of their
+    indices, and then a 32-bit byte offset into the dynamic shared memory for each threadgroup argument.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode is '{mode}'; there are {' and '.join(MODES)}")
+    source = prepare(path, constants or {}, tuple(include))
+    missing = [c.name for c in source.function_constants]
+    if missing:
+        raise ValueError(f"these function constants need a value: {', '.join(missing)}")
+    target = ["-target", "nvptx64-nvidia-cuda", f"-march={architecture}", "-nogpulib"]
+    target += ["-Xclang", "-target-feature", "-Xclang", "+ptx80"]
+    with tempfile.TemporaryDirectory(prefix="software_mac-") as work:
+        defines = ["-DMSL_TENSOR"] if mode == "tensor" else []
+        text, _ = front_end(source, _entries(source), [*target, *defines, "-O2"], Path(work))
+        module, out = Path(work) / "module.ll", Path(work) / "module.ptx"
+        module.write_text(_constant_memory_to_device_memory(text))
+        clang.run("clang", [*target, "-x", "ir", "-O2", "-w", "-S", str(module), "-o", str(out)])
+        ptx = out.read_text()
+    absent = sorted(set(re.findall(r"msl_no_instruction_(\w+)", ptx)))
+    if absent:
+        raise MetalCompileError(
+            [Diagnostic("error", str(path), 1, f"PTX has no instruction for {', '.join(absent)}")]
+        )
+    return ptx
+
+
+def resources(ptx: str, architecture: str = "sm_90") -> dict[str, Resources] | None:
+    """Registers, spills and shared memory of each kernel; None where there is no ptxas."""
+    ptxas = shutil.which("ptxas") or shutil.which("/usr/local/cuda/bin/ptxas")
+    if ptxas is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="software_mac-") as work:
+        source = Path(work) / "module.ptx"
+        source.write_text(ptx)
+        done = subprocess.run(
+            [ptxas, "-v", f"-arch={architecture}", str(source), "-o", str(Path(work) / "module.cubin")],
+            capture_output=True, text=True,
+        )  # fmt: skip
+    if done.returncode:
+        raise clang.ToolError(f"ptxas failed with status {done.returncode}:\n{done.stderr}")
+    return {m["name"]: _resources(m) for m in _RESOURCES.finditer(done.stderr)}
+
+
+def _resources(match: re.Match[str]) -> Resources:
+    shared = re.search(r"(\d+) bytes smem", match["rest"])
+    return Resources(
+        registers=int(match["registers"]),
+        spill_store_bytes=int(match["stores"]),
+        spill_load_bytes=int(match["loads"]),
+        stack_bytes=int(match["stack"]),
+        shared_bytes=int(shared[1]) if shared else 0,
+    )
+
+
+def _entries(source: PreparedSource) -> str:
+    lines = ['# 1 "<kernel records>"', "namespace msl_records {"]
+    lines += [_entry(number, kernel) for number, kernel in enumerate(source.kernels)]
+    return "\n".join([*lines, "}", ""])
+
+
+def _entry(number: int, kernel: Kernel) -> str:
+    buffers = sorted(p.index for p in kernel.parameters if p.attribute == "buffer")
+    offsets = sorted(p.index for p in kernel.parameters if p.attribute == "threadgroup")
+    signature = ", ".join([*(f"device char* b{i}" for i in buffers), *(f"uint t{i}" for i in offsets)])
+    given = " ".join([*(f"given.buffers[{i}] = b{i};" for i in buffers),
+                      *(f"given.threadgroup_offsets[{i}] = t{i};" for i in offsets)])  # fmt: skip
+    entry = f"__attribute__((nvptx_kernel)) void entry_{number}({signature})"
+    return (
+        f"constexpr msl::parameter parameters_{number}[] = {{{parameters(kernel.parameters)}}};\n"
+        f'{entry} __asm__("{kernel.name}");\n{entry} {{ msl::launch given; {given} '
+        f"msl::entry<decltype({kernel.function}), parameters_{number}>::run<&{kernel.function}>(given); }}"
+    )
+
+
+def _constant_memory_to_device_memory(text: str) -> str:
+    """Address space 2 is not an NVIDIA GPU's. What Metal keeps there can be read as device memory."""
+    text = text.replace("addrspace(2)", "addrspace(1)").replace(".p2.", ".p1.")
+    return re.sub(r"addrspacecast (\(?ptr addrspace\(1\) [^\n]*? to ptr addrspace\(1\))", r"bitcast \1", text)
