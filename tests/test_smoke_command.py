@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional
 from orchard_jit import flash_attention
 from orchard_jit.cli import main
 from orchard_jit.commands import findings, numerics, smoke, steps, training
+from orchard_jit.jit.recipe import for_variant
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +61,17 @@ def test_without_a_compiler_nothing_else_is_run(capsys, monkeypatch):
 
 
 def test_what_cannot_be_compiled_stops_the_rest(capsys, monkeypatch):
+    # The operators stay out of it: this process may have loaded them already.
+    monkeypatch.setattr(steps, "for_binding", lambda: for_variant(numerics.variants("cpu")[0]))
     monkeypatch.setenv("ORCHARD_JIT_CXXFLAGS", "-include not-there.h")
     assert main(["smoke", "--clean"]) == 1
     out = capsys.readouterr().out
     assert "✓ toolchain" in out
     assert "✗ build" in out
     assert "not-there.h" in out
+    (log,) = (Path(line.partition("full log: ")[2]) for line in out.splitlines() if "full log: " in line)
+    assert log.exists()
+    shutil.rmtree(next(folder for folder in log.parents if folder.name.startswith("orchard_jit-")))
     assert "– load       needs build" in out
     assert "– training   needs load" in out
     assert "✗ build fell short" in out
@@ -100,6 +108,16 @@ def test_wrong_gradients_fall_short(monkeypatch):
     monkeypatch.setattr(numerics, "flash_attention", without_scale_in_backward)
     monkeypatch.setattr(numerics, "gradcheck", lambda: None)
     assert "query" in steps.Steps("cpu").gradients().fault
+
+
+def test_an_error_without_words_falls_short(capsys, monkeypatch):
+    def assert_nothing(device):
+        raise AssertionError
+
+    monkeypatch.setattr(numerics, "forward_errors", assert_nothing)
+    monkeypatch.setattr(smoke, "NEEDS", {"numerics": ()})
+    assert main(["smoke"]) == 1
+    assert "AssertionError" in capsys.readouterr().out
 
 
 def test_gradcheck_is_part_of_the_gradients(capsys, monkeypatch):

@@ -75,7 +75,9 @@ def pytorch() -> Answer:
 def processor() -> Answer:
     """The instruction set that kernels are compiled for."""
     try:
-        return Answer("ok", f"kernels for {backends.get('cpu').arch()}, {torch.get_num_threads()} threads")
+        return Answer(
+            "ok", f"kernels for {backends.get('cpu').arch()}, {count_text(torch.get_num_threads(), 'thread')}"
+        )
     except NotImplementedError as error:
         return Answer("problem", str(error), "use an x86-64 or a 64-bit ARM machine")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from orchard_jit.commands.builds import quiet_progress
-from orchard_jit.commands.console import fitted, live, mark, print_json
+from orchard_jit.commands.console import count_text, fitted, live, mark, print_json
 from orchard_jit.commands.findings import Finding
 from orchard_jit.commands.machine import mps_fault
 from orchard_jit.commands.steps import Steps
@@ -51,10 +52,11 @@ def run(*, device: str, clean: bool, as_json: bool) -> int:
     if fault is not None:
         raise OrchardError(f"--device mps: {fault}")
     if not as_json:
-        print(f"orchard_jit on {device}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+        threads = count_text(torch.get_num_threads(), "thread")
+        print(f"orchard_jit on {device}, torch {torch.__version__}, {threads}\n")
     started = time.monotonic()
     reports: list[Report] = []
-    with _empty_cache() if clean else nullcontext():
+    with _empty_cache(reports) if clean else nullcontext():
         for report in _reports(Steps(device)):
             reports.append(report)
             if not as_json:
@@ -94,7 +96,7 @@ def _report(name: str, steps: Steps) -> Report:
         try:
             finding: Finding = getattr(steps, name)()
         except Exception as error:  # whatever goes wrong is what this step has found
-            finding = Finding(type(error).__name__, fault=str(error))
+            finding = Finding("stopped", fault=f"{type(error).__name__}: {error}")
     return Report(name, "failed" if finding.fault else "ok", time.monotonic() - started, finding)
 
 
@@ -110,11 +112,9 @@ def _print(report: Report) -> None:
 
 def _verdict(reports: list[Report]) -> str:
     failed = [report.name for report in reports if report.state == "failed"]
-    return (
-        f"{mark('failed')} {', '.join(failed)} fell short,"
-        if failed
-        else f"{mark('ok')} all {len(reports)} steps"
-    )
+    if failed:
+        return f"{mark('failed')} {', '.join(failed)} fell short,"
+    return f"{mark('ok')} all {len(reports)} steps"
 
 
 def _described(report: Report) -> dict[str, object]:
@@ -129,14 +129,16 @@ def _described(report: Report) -> dict[str, object]:
 
 
 @contextmanager
-def _empty_cache() -> Iterator[None]:
-    """A fresh cache folder in place of the user's and of all prebuilt ones, deleted afterwards."""
+def _empty_cache(reports: Sequence[Report]) -> Iterator[None]:
+    """A fresh cache in place of all others; deleted afterwards, unless a failed build has left its log."""
     names = ("ORCHARD_JIT_CACHE_DIR", "ORCHARD_JIT_PREBUILT_DIRS")
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    with tempfile.TemporaryDirectory(prefix="orchard_jit-") as folder:
-        os.environ["ORCHARD_JIT_CACHE_DIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["ORCHARD_JIT_CACHE_DIR"]
-            os.environ.update(before)
+    folder = tempfile.mkdtemp(prefix="orchard_jit-")
+    os.environ["ORCHARD_JIT_CACHE_DIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["ORCHARD_JIT_CACHE_DIR"]
+        os.environ.update(before)
+        if not any(report.name == "build" and report.state == "failed" for report in reports):
+            shutil.rmtree(folder, ignore_errors=True)

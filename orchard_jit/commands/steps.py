@@ -65,13 +65,13 @@ class Steps:
         built, failed = ([o for o in outcomes if o.state == state] for state in ("built", "failed"))
         cached = len(outcomes) - len(built) - len(failed)
         return Finding(
-            f"{len(built)} compiled, {cached} from the cache",
+            f"{len(built)} compiled, {cached} from the cache" + (f", {len(failed)} failed" if failed else ""),
             data={
                 "built": len(built),
                 "cached": cached,
                 "failed": [outcome.recipe.title for outcome in failed],
             },
-            fault="\n".join(str(outcome.error) for outcome in failed) or None,
+            fault=failed[0].error if failed else None,  # the others mostly have the same reason
         )
 
     def load(self) -> Finding:

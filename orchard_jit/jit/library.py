@@ -108,16 +108,14 @@ def _expected_seconds(recipe: Recipe, store: Store) -> float:
 
 
 def _missing_text(recipe: Recipe) -> str:
-    places = (
-        ", ".join(str(store.root) for store in roots.search_stores()) or f"{roots.cache_root()} (missing)"
-    )
+    searched = [str(store.root) for store in roots.search_stores()] or [f"{roots.cache_root()} (missing)"]
     if "variant" in recipe.spec:
         command = prebuild_command(Variant.from_json(recipe.spec["variant"]))
     else:
         command = "orchard-jit prebuild --operators"
     return (
-        f"{recipe.title} (key {recipe.key}) is not in the cache, and ORCHARD_JIT_OFFLINE forbids compiling it.\n"
-        f"searched: {places}\nprebuild it where there is a compiler, for {recipe.shelf}:\n  {command}"
+        f"{recipe.title} (key {recipe.key}) is not in the cache, and ORCHARD_JIT_OFFLINE forbids compiling.\n"
+        f"searched: {', '.join(searched)}\nprebuild it where there is a compiler, for {recipe.shelf}:\n  {command}"
     )
 
 

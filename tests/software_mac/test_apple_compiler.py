@@ -32,6 +32,12 @@ def test_compile_and_link(tmp_path: Path) -> None:
     assert apple.call(ctypes.CDLL(str(plugin)).is_here) & 0xFF == 1
 
 
+def test_a_host_compiles_for_a_real_mac(tmp_path: Path) -> None:
+    compiled = tmp_path / "example.o"
+    apple.compile_for_mac(Path(__file__).parent / "apple" / "example" / "example.mm", compiled)
+    assert compiled.read_bytes()[:8] == bytes.fromhex("cffaedfe0c000001")  # Mach-O, 64 bits, arm64
+
+
 def test_an_unknown_framework_is_refused() -> None:
     refused = run("x.o", "-shared", "-framework", "CoreML", "-o", "x.so")
     assert refused.returncode != 0

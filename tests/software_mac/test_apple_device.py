@@ -70,6 +70,10 @@ def test_violation(plugin: ctypes.CDLL, name: str) -> None:
         ("handlers", "4"),
         ("private_buffers", "0 2 64 0 7"),
         ("buffers_outlive_their_owner", "1"),
+        (
+            "too_much_static_memory",
+            "0 Threadgroup memory size (32784) exceeds the maximum threadgroup memory allowed (32768)",
+        ),
         ("function_constants", "3 5 0 function constant factor has 4 bytes, the value given for it has 1"),
         (
             "functions",

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (Metal sources and tables of cases read best unwrapped)
 """The engine finds what a GPU would only sometimes show: divergence, deadlock, races, overruns, stale memory."""
 
 from __future__ import annotations

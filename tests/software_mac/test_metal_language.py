@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (Metal sources and tables of cases read best unwrapped)
 """The strict check and the lint: what Apple's compiler rejects is rejected, with the line; what it accepts is accepted."""
 
 from __future__ import annotations

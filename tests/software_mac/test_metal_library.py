@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (Metal sources and tables of cases read best unwrapped)
 """The Metal library of the software Mac against NumPy and PyTorch: each operation, with its edge cases."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (Metal sources and tables of cases read best unwrapped)
 """The translation to PTX: it is made, ptxas accepts it, and on an NVIDIA GPU it computes what the engine computes."""
 
 from __future__ import annotations

@@ -10,13 +10,14 @@ from software_mac.apple.device import (
     statistics,
 )
 from software_mac.apple.plugin import load_plugin
-from software_mac.apple.toolchain import build_runtime, compiler
+from software_mac.apple.toolchain import build_runtime, compile_for_mac, compiler
 
 __all__ = [
     "MetalError",
     "Statistics",
     "build_runtime",
     "call",
+    "compile_for_mac",
     "compiler",
     "library",
     "live_objects",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
-from software_mac.apple.builder import Unit, build_library
+from software_mac.apple.builder import Unit, build_library, cache_root
 
 FOLDER = Path(__file__).parent
 PACKAGE_ROOT = FOLDER.parents[1]
@@ -77,6 +78,18 @@ def build_runtime() -> Path:
     return build_library(
         "libsoftware_mac.so", units, [*headers, METAL_INCLUDE / "software_metal.h"], ["-ldl", "-pthread"]
     )
+
+
+def compile_for_mac(source: Path, output: Path) -> None:
+    """Compiles an Objective-C++ file for a real Mac (arm64, Mach-O, Apple's runtime and libc++). Apple's own
+    headers of the language, of libdispatch and of the C library come with the wheel and go before ours."""
+    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cache_root() / "zig")}
+    language = ["-std=c++20", "-fblocks", "-fno-sanitize=undefined", "-Werror=objc-method-access"]
+    command = [clang()[0], "c++", "-target", "aarch64-macos", *language, "-idirafter", str(INCLUDE)]
+    command += ["-c", str(source), "-o", str(output)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(result.stderr)
 
 
 def compiler() -> Path:

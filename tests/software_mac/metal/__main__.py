@@ -52,7 +52,8 @@ def _translate(options: argparse.Namespace) -> None:
     ptx = to_ptx(options.file, options.mode, dict(options.constant), options.include)
     options.output.write_text(ptx)
     for name, taken in (resources(ptx) or {}).items():
-        print(f"{name}: {taken.registers} registers, {taken.spill_store_bytes + taken.spill_load_bytes} bytes of spills, "
+        spills = taken.spill_store_bytes + taken.spill_load_bytes
+        print(f"{name}: {taken.registers} registers, {spills} bytes of spills, "
               f"{taken.shared_bytes} bytes of threadgroup memory")  # fmt: skip
 
 

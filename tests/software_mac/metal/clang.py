@@ -10,14 +10,16 @@ from pathlib import Path
 
 INCLUDE = Path(__file__).parent / "include"
 
-# As a Metal compiler reads C++: no C library, literals are float, char is signed, and calls are convergent: the optimiser
-# may not move one between branches, as it may hold a barrier. Warnings that say nothing about Metal are off.
+# As a Metal compiler reads C++: no C library, literals are float, char is signed, and calls are convergent: the
+# optimiser may not move one between branches, as it may hold a barrier. Of the warnings, those that help are on.
 LANGUAGE = (
-    "-x", "c++", "-std=c++17", "-nostdinc", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fsigned-char",
+    "-x", "c++", "-std=c++17", "-nostdinc", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
+    "-fsigned-char",
     "-Xclang", "-cl-single-precision-constant", "-Xclang", "-fconvergent-functions",
     "-D__METAL__", "-D__METAL_VERSION__=310", "-D__HAVE_BFLOAT__",
     "-fno-caret-diagnostics", "-fno-color-diagnostics", "-Wno-everything",
-    "-Werror=return-type", "-Wuninitialized", "-Wsometimes-uninitialized", "-Warray-bounds", "-Wshift-count-overflow",
+    "-Werror=return-type", "-Wuninitialized", "-Wsometimes-uninitialized", "-Warray-bounds",
+    "-Wshift-count-overflow",
 )  # fmt: skip
 
 _MACHINES = {"x86_64": ("x86_64-linux-gnu", "x86-64-v3"), "aarch64": ("aarch64-linux-gnu", "armv8.2-a+fp16")}
@@ -30,7 +32,7 @@ class ToolError(Exception):
 @cache
 def executable() -> str:
     try:
-        import ziglang
+        import ziglang  # type: ignore[import-not-found]
     except ImportError as error:
         raise ToolError(
             "software_mac.metal needs clang out of the wheel ziglang: pip install ziglang"

@@ -32,7 +32,8 @@ _ENGINE_FLAGS = (
 )
 _CHECKS = ("-fsanitize=thread,bounds,integer-divide-by-zero",)
 _CHECKED_OPTIMISER = (
-    "-fsanitize=thread", "-fno-vectorize", "-fno-slp-vectorize",  # the sanitizer watches accesses of 1 to 16 bytes
+    # The sanitizer watches accesses of 1 to 16 bytes, so the optimiser must make no wider ones.
+    "-fsanitize=thread", "-fno-vectorize", "-fno-slp-vectorize",
     "-mllvm", "-tsan-instrument-func-entry-exit=0", "-mllvm", "-tsan-instrument-read-before-write=1",
 )  # fmt: skip
 
@@ -55,8 +56,8 @@ def compile_library(path: Path, output: Path | None = None, checked: bool = Fals
                     include: Sequence[Path] = (), cache: Path | None = None) -> Path:  # fmt: skip
     """Compiles a file; returns the library, which is output if that is given, else a file of the cache.
 
-    checked: with the race, bounds and initialisation checks. fast_math: as Metal's default compiles, where NaN and
-    infinity may be assumed away.
+    checked: with the race, bounds and initialisation checks. fast_math: as Metal compiles by default, where
+    NaN and infinity may be assumed away.
     """
     source = prepare(path, include=tuple(include))
     folder = cache or cache_folder()
@@ -90,7 +91,7 @@ def compile_source(text: str, name: str = "source", checked: bool = False, fast_
 def front_end(
     source: PreparedSource, tables: str, flags: Sequence[str], work: Path
 ) -> tuple[str, list[Diagnostic]]:
-    """The strict type check, and the module in the language of LLVM. Raises the errors that the type check finds."""
+    """The strict type check, and the module in the language of LLVM. Raises the errors that are found."""
     text = work / "source.cpp"
     text.write_text(source.text + tables)
     out = work / "strict.ll"
@@ -186,7 +187,7 @@ def _engine(folder: Path) -> list[Path]:
 
 
 def _publish(made: Path, library: Path) -> None:
-    os.replace(made, library)
+    made.replace(library)
 
 
 def _workspace(folder: Path | None) -> tempfile.TemporaryDirectory[str]:

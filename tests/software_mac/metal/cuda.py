@@ -1,4 +1,7 @@
-"""Running translated kernels on an NVIDIA GPU, through the CUDA driver alone: for real parallel races, large shapes, times."""
+"""Running translated kernels on an NVIDIA GPU, through the CUDA driver alone.
+
+This is for real parallel races, for large shapes, and for times.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +67,10 @@ class CudaModule:
         threadgroup_lengths: Mapping[int, int] | None = None,
         repeat: int = 0,
     ) -> list[float]:
-        """Runs a kernel on copies of the arrays, which are copied back. Returns the milliseconds of repeat further runs.
+        """Runs a kernel on copies of the arrays, which are copied back.
 
-        buffers must hold every buffer argument of the kernel; one that it does not read may be an empty array.
+        buffers must hold every buffer argument of the kernel; one that it does not read may be small.
+        Returns the milliseconds of repeat further runs.
         """
         function = ctypes.c_void_p()
         self._driver("cuModuleGetFunction", ctypes.byref(function), self._module, kernel.encode())

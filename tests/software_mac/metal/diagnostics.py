@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 _CLANG_LINE = re.compile(
-    r"^(?P<path>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?P<kind>fatal error|error|warning|note): (?P<text>.*)$"
+    r"^(?P<path>[^:\n]+):(?P<line>\d+):\d+: (?P<kind>fatal error|error|warning|note): (?P<text>.*)$"
 )
 _SPACES = {"1": "device", "2": "constant", "3": "threadgroup"}
 
@@ -43,7 +43,7 @@ def in_words_of_metal(text: str) -> str:
 
 
 def parse(output: str, library: str) -> list[Diagnostic]:
-    """Reads clang's messages. One about the library (the headers under that path) is told where the user's line is."""
+    """Reads clang's messages. One about the library (headers under that path) is told at the user's line."""
     found: list[Diagnostic] = []
     for line in output.splitlines():
         match = _CLANG_LINE.match(line)

@@ -1,19 +1,23 @@
 """LLVM IR, as text: from the strict front end's output to a program that runs in ordinary memory.
 
-The front end keeps Metal's address spaces. On a CPU they are all the same memory, and LLVM's thread sanitizer looks at
-that memory only, so they are erased here. On the way, the program's variables in threadgroup and constant memory are
-put into the table that the engine reads (engine/program.h).
+The front end keeps Metal's address spaces. On a CPU they are all the same memory, and LLVM's thread sanitizer
+looks at that memory only, so they are erased here. On the way, the program's variables in threadgroup and constant
+memory are put into the table that the engine reads (engine/program.h).
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
-_GLOBAL = re.compile(r'^(?P<name>@(?:"[^"]*"|[\w$.]+)) = (?P<linkage>.*?)addrspace\((?P<space>[23])\) (?P<kind>global|constant) (?P<rest>.*)$', re.M)  # fmt: skip
+_GLOBAL = re.compile(
+    r'^(?P<name>@(?:"[^"]*"|[\w$.]+)) = (?P<linkage>.*?)addrspace\((?P<space>[23])\) '
+    r"(?P<kind>global|constant) (?P<rest>.*)$",
+    re.M,
+)
 _FUNCTION = re.compile(
     r'^define [^@\n]*(?P<name>@(?:"[^"]*"|[\w$.]+))\([^\n]*\{\n(?P<body>.*?)^\}', re.M | re.S
 )
@@ -85,7 +89,7 @@ class Module:
     def entries(self) -> list[str]:
         """The entry of each kernel, in their order."""
         line = re.search(r"^@msl_entries = .*$", self.text, re.M)
-        return [s for s in _SYMBOL.findall(line[0])[1:]] if line else []
+        return list(_SYMBOL.findall(line[0])[1:]) if line else []
 
     def reachable(self, symbol: str) -> set[str]:
         """The symbols that the code of a function leads to."""
@@ -144,19 +148,24 @@ def _leading_type(text: str) -> str:
 
 
 def _define(match: re.Match[str]) -> str:
-    """Threadgroup variables go to a section of their own; function constants become variables that the engine sets."""
+    """Threadgroup variables go to their own section; function constants become variables for the engine."""
     rest, linkage = match["rest"], match["linkage"]
     kind = _leading_type(rest)
     if "external" in linkage:
         return f"{match['name']} = internal global {kind} zeroinitializer{rest[len(kind) :]}"
     if match["space"] == "2":
         return f"{match['name']} = {linkage}{match['kind']} {rest}"
-    gap = f'@"msl_gap.{match["name"].strip("@")}" = internal global [{_GAP_BYTES} x i8] zeroinitializer, section "msl_threadgroup"'
+    section = 'section "msl_threadgroup"'
+    gap = f"{_gap(match['name'])} = internal global [{_GAP_BYTES} x i8] zeroinitializer, {section}"
     alignment = re.search(r", align \d+", rest)
     aligned = alignment[0] if alignment else ""
     return (
         f'{match["name"]} = internal global {kind} zeroinitializer, section "msl_threadgroup"{aligned}\n{gap}'
     )
+
+
+def _gap(symbol: str) -> str:
+    return f'@"msl_gap.{symbol.strip("@").strip(chr(34))}"'
 
 
 def _erase(text: str) -> str:
@@ -181,7 +190,7 @@ def _unique_declarations(text: str) -> str:
 
 def _initialisers(text: str) -> list[str]:
     line = re.search(r"^@llvm\.global_ctors = .*$", text, re.M)
-    return [s for s in _SYMBOL.findall(line[0])[1:]] if line else []
+    return list(_SYMBOL.findall(line[0])[1:]) if line else []
 
 
 def _tables(module: Module, initialisers: list[str], checked: bool) -> str:
@@ -200,7 +209,7 @@ def _tables(module: Module, initialisers: list[str], checked: bool) -> str:
         f"i64 ptrtoint (ptr getelementptr ({v.type}, ptr null, i32 1) to i64), i32 {kernel} }}"
         for n, (v, kernel) in enumerate(rows)
     ]
-    gaps = [f'ptr @"msl_gap.{v.symbol.strip("@")}"' for v in module.variables if v.space == 3]
+    gaps = [f"ptr {_gap(v.symbol)}" for v in module.variables if v.space == 3]
     lines += [
         _table("msl_variables", "{ ptr, ptr, i64, i32 }", values),
         _number("msl_variable_count", len(rows)),
@@ -213,9 +222,9 @@ def _tables(module: Module, initialisers: list[str], checked: bool) -> str:
 
 
 def file_names(text: str) -> dict[str, str]:
-    """The path of each file of the debug information, by its number. Clang keeps the folder apart where it can."""
+    """The path of each file of the debug information, by its number. Clang may keep the folder apart."""
     return {
-        number: os.path.join(folder, name) if folder and name[:1] != "<" else name
+        number: str(Path(folder) / name) if name[:1] != "<" else name
         for number, name, folder in _FILE.findall(text)
     }
 

@@ -68,15 +68,18 @@ class Statistics:
 
 class _Argument(ctypes.Structure):
     _fields_ = [
-        ("name", ctypes.c_char_p), ("attribute", ctypes.c_char_p), ("kind", ctypes.c_uint32), ("index", ctypes.c_uint32),
-        ("pointee_bytes", ctypes.c_uint32), ("pointee_alignment", ctypes.c_uint32), ("is_constant", ctypes.c_uint8),
-        ("is_reference", ctypes.c_uint8), ("is_read_only", ctypes.c_uint8), ("is_optional", ctypes.c_uint8),
+        ("name", ctypes.c_char_p), ("attribute", ctypes.c_char_p),
+        ("kind", ctypes.c_uint32), ("index", ctypes.c_uint32),
+        ("pointee_bytes", ctypes.c_uint32), ("pointee_alignment", ctypes.c_uint32),
+        ("is_constant", ctypes.c_uint8), ("is_reference", ctypes.c_uint8),
+        ("is_read_only", ctypes.c_uint8), ("is_optional", ctypes.c_uint8),
     ]  # fmt: skip
 
 
 class _Kernel(ctypes.Structure):
     _fields_ = [
-        ("name", ctypes.c_char_p), ("arguments", ctypes.POINTER(_Argument)), ("argument_count", ctypes.c_uint32),
+        ("name", ctypes.c_char_p),
+        ("arguments", ctypes.POINTER(_Argument)), ("argument_count", ctypes.c_uint32),
         ("static_threadgroup_bytes", ctypes.c_uint32), ("max_total_threads_per_threadgroup", ctypes.c_uint32),
     ]  # fmt: skip
 
@@ -97,7 +100,8 @@ class _Launch(ctypes.Structure):
     _fields_ = [
         ("threads_per_grid", ctypes.c_uint32 * 3), ("threads_per_threadgroup", ctypes.c_uint32 * 3),
         ("buffers", _Binding * BUFFERS), ("threadgroup_lengths", ctypes.c_uint32 * BUFFERS),
-        ("constants", ctypes.POINTER(_ConstantValue)), ("constant_count", ctypes.c_uint32), ("seed", ctypes.c_uint64),
+        ("constants", ctypes.POINTER(_ConstantValue)), ("constant_count", ctypes.c_uint32),
+        ("seed", ctypes.c_uint64),
     ]  # fmt: skip
 
 
@@ -106,14 +110,17 @@ class _Statistics(ctypes.Structure):
 
 
 _Dispatch = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(_Kernel), ctypes.POINTER(_Launch), ctypes.POINTER(_Statistics), ctypes.c_char_p, ctypes.c_size_t
+    ctypes.c_int,
+    ctypes.POINTER(_Kernel), ctypes.POINTER(_Launch), ctypes.POINTER(_Statistics),
+    ctypes.c_char_p, ctypes.c_size_t,
 )  # fmt: skip
 
 
 class _Library(ctypes.Structure):
     _fields_ = [
         ("checked", ctypes.c_uint32), ("kernel_count", ctypes.c_uint32), ("kernels", ctypes.POINTER(_Kernel)),
-        ("function_constant_count", ctypes.c_uint32), ("function_constants", ctypes.POINTER(_FunctionConstant)),
+        ("function_constant_count", ctypes.c_uint32),
+        ("function_constants", ctypes.POINTER(_FunctionConstant)),
         ("dispatch", _Dispatch),
     ]  # fmt: skip
 
@@ -165,14 +172,14 @@ class Library:
         status = self._record.dispatch(self._kernels[kernel], launch, statistics, message, len(message))
         if status != Status.OK:
             raise DispatchError(Status(status), message.value.decode(errors="replace"))
-        return Statistics(*(getattr(statistics, name) for name, _ in _Statistics._fields_))
+        return Statistics(*(getattr(statistics, name) for name in Statistics.__dataclass_fields__))
 
     def _constant_values(self, constants: Mapping[str, np.generic | bool]) -> ctypes.Array[_ConstantValue]:
         values = (_ConstantValue * len(constants))()
         for slot, (name, value) in zip(values, constants.items(), strict=True):
             if name not in self._constants:
                 raise KeyError(
-                    f"no function constant is named '{name}'; there are {', '.join(self._constants) or 'none'}"
+                    f"no function constant is named '{name}'; there are: {', '.join(self._constants)}"
                 )
             raw = np.asarray(value).tobytes()
             slot.index, slot.bytes = self._constants[name][0], len(raw)
@@ -184,8 +191,8 @@ class Library:
 def _kernel_record(kernel: _Kernel) -> KernelRecord:
     kinds = ("buffer", "threadgroup", "builtin")
     arguments = tuple(
-        Argument(a.name.decode(), a.attribute.decode(), kinds[a.kind], a.index, a.pointee_bytes, bool(a.is_constant),
-                 bool(a.is_reference), bool(a.is_read_only), bool(a.is_optional))
+        Argument(a.name.decode(), a.attribute.decode(), kinds[a.kind], a.index, a.pointee_bytes,
+                 bool(a.is_constant), bool(a.is_reference), bool(a.is_read_only), bool(a.is_optional))
         for a in (kernel.arguments[i] for i in range(kernel.argument_count))
     )  # fmt: skip
     return KernelRecord(

@@ -1,4 +1,4 @@
-"""What Metal forbids and C++ accepts: found in clang's syntax tree of the source, and in the calls of its module."""
+"""What Metal forbids and C++ accepts, as clang's syntax tree and the calls of the module show it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The same Metal source on an NVIDIA GPU: translation to PTX, and what ptxas says of the result.
 
-A simdgroup is a warp. Two translations of the 8x8 matrix product: "exact" (shuffles and float multiply-adds) and
-"tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows what a kernel does besides.
+A simdgroup is a warp. The 8x8 matrix product has two translations: "exact" (shuffles and float multiply-adds)
+and "tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows what else a kernel does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from .tables import parameters
 
 MODES = ("exact", "tensor")
 _RESOURCES = re.compile(
-    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
+    r"(?P<stores>\d+) bytes spill stores, "
     r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
     re.S,
 )
@@ -44,8 +45,8 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
            include: Sequence[Path] = (), architecture: str = "sm_90") -> str:  # fmt: skip
     """Translates a file. Function constants need values here: PTX is compiled with them.
 
-    Each kernel becomes an entry of its name, whose parameters are a 64-bit pointer for each buffer, in the order of their
-    indices, and then a 32-bit byte offset into the dynamic shared memory for each threadgroup argument.
+    Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in the order of
+    their indices, then a 32-bit byte offset into the dynamic shared memory for each threadgroup argument.
     """
     if mode not in MODES:
         raise ValueError(f"mode is '{mode}'; there are {' and '.join(MODES)}")

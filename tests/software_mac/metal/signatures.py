@@ -132,7 +132,7 @@ def _leading(tokens: TokenList, position: int) -> tuple[int, list[AttributeList]
 
 
 def _instantiations(tokens: TokenList, definitions: list[Kernel]) -> list[Kernel]:
-    """``template [[host_name("f32")]] [[kernel]] void f<float>(…);``, or with ``decltype(f<float>) f<float>;``."""
+    """``template [[host_name("f32")]] [[kernel]] void f<float>(…);`` or ``decltype(f<float>) f<float>;``."""
     templates = {kernel.function: kernel for kernel in definitions if kernel.is_template}
     found: list[Kernel] = []
     for position in tokens.code():
@@ -146,7 +146,7 @@ def _instantiations(tokens: TokenList, definitions: list[Kernel]) -> list[Kernel
         template = templates.get(function.split("<")[0].strip())
         if template is None:
             raise _error(tokens[position].path, tokens.line_of(position),
-                         f"'{name}' instantiates '{function}', which is no kernel template of this source")  # fmt: skip
+                         f"'{name}' instantiates '{function}', which is no kernel template here")  # fmt: skip
         found.append(replace(template, name=name, function=function, line=template.line))
     return found
 
@@ -191,8 +191,10 @@ def _parameter(tokens: TokenList, kernel: str, start: int, end: int) -> Paramete
             return Parameter(name, attribute.name, BUILTINS.index(attribute.name), is_optional)
         if attribute.name in ("buffer", "threadgroup"):
             if not attribute.argument.isdigit() or int(attribute.argument) >= BUFFERS:
-                raise _error(path, line, f"'{name}' of kernel '{kernel}': {attribute.name}({attribute.argument}) is not "
-                                         f"from 0 to {BUFFERS - 1}")  # fmt: skip
+                place = f"{attribute.name}({attribute.argument})"
+                raise _error(
+                    path, line, f"'{name}' of kernel '{kernel}': {place} is not from 0 to {BUFFERS - 1}"
+                )
             return Parameter(name, attribute.name, int(attribute.argument), is_optional)
-    raise _error(path, line, f"parameter '{name}' of kernel '{kernel}' has no attribute that says what it is bound to: "
-                             f"[[buffer(n)]], [[threadgroup(n)]] or a builtin such as [[thread_position_in_grid]]")  # fmt: skip
+    accepted = "[[buffer(n)]], [[threadgroup(n)]], or a builtin such as [[thread_position_in_grid]]"
+    raise _error(path, line, f"parameter '{name}' of kernel '{kernel}' has no attribute: it takes {accepted}")

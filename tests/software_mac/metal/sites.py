@@ -1,8 +1,8 @@
 """Source positions for the engine.
 
-The optimised program calls the engine: at simd operations and barriers, and in checked programs at each memory access.
-Each call gets the number of its source position, and a table says what the numbers mean. So a message of the engine names
-the user's line, and no debugger is needed to find it.
+The optimised program calls the engine: at simd operations and barriers, and in checked programs at each memory
+access. Each call gets the number of its source position, and a table says what the numbers mean. So a message of
+the engine names the user's line, and no debugger is needed to find it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import PurePath
 from .ir import c_string, file_names
 
 _LOCATION = re.compile(
-    r"^!(\d+) = (?:distinct )?!DILocation\(line: (\d+)(?:, column: \d+)?, scope: !(\d+)(?:, inlinedAt: !(\d+))?",
+    r"^!(\d+) = (?:distinct )?!DILocation\(line: (\d+)(?:, column: \d+)?, "
+    r"scope: !(\d+)(?:, inlinedAt: !(\d+))?",
     re.M,
 )
 _SCOPE = re.compile(r"^!(\d+) = (?:distinct )?!DILexicalBlock(?:File)?\(scope: !(\d+)", re.M)
@@ -23,11 +24,13 @@ _BLOCK_FILE = re.compile(r"^!(\d+) = (?:distinct )?!DILexicalBlock(?:File)?\(sco
 _DEBUG = re.compile(r", !dbg !(\d+)")
 _ENGINE_CALL = re.compile(r"\bcall\b.*@msl_\w+\(.*\bi32 (?:noundef )?-1\)")
 _ACCESS = re.compile(
-    r"call void @__tsan_(?:unaligned_)?(?P<kind>read|write)(?P<bytes>\d+)\(ptr (?P<address>.*)\)(?P<rest>[^()]*)$"
+    r"call void @__tsan_(?:unaligned_)?(?P<kind>read|write)(?P<bytes>\d+)"
+    r"\(ptr (?P<address>.*)\)(?P<rest>[^()]*)$"
 )
 _ALIGN = re.compile(r"\b(?:load|store)\b.*, align (\d+)")
 _OTHER = re.compile(
-    r"call (?P<type>void|ptr) @(?P<name>__tsan_mem\w+|__ubsan_handle_\w+)\((?P<arguments>.*)\)(?P<rest>[^()]*)$"
+    r"call (?P<type>void|ptr) @(?P<name>__tsan_mem\w+|__ubsan_handle_\w+)"
+    r"\((?P<arguments>.*)\)(?P<rest>[^()]*)$"
 )
 _OTHER_NAMES = {
     "__tsan_memcpy": "msl_check_memcpy",
@@ -110,7 +113,8 @@ def _number_line(line: str, following: list[str], positions: _Positions) -> str:
     access = _ACCESS.search(line)
     if access:
         align = next((m[1] for m in map(_ALIGN.search, following) if m), "1")
-        call = f"call void @msl_check_{access['kind']}(ptr {access['address']}, i64 {access['bytes']}, i64 {align}, i32 {site})"
+        values = f"ptr {access['address']}, i64 {access['bytes']}, i64 {align}, i32 {site}"
+        call = f"call void @msl_check_{access['kind']}({values})"
         return line[: access.start()] + call + access["rest"]
     other = _OTHER.search(line)
     if other and other["name"] in _OTHER_NAMES:

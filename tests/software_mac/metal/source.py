@@ -1,6 +1,6 @@
 """Preparation: Metal source to C++ that clang can read, on the same lines.
 
-The source is preprocessed first, so that what follows sees the tokens of macros too. Then a few tokens change:
+The source is preprocessed first, so that the tokens of macros are seen too. Then a few tokens change:
 
 - the attributes of Metal go; what they say is kept in the kernel records,
 - a threadgroup variable of a kernel's body becomes static,
@@ -127,7 +127,7 @@ class _Preparation:
             tokens[position].text = "MSL_THREADGROUP_VARIABLE threadgroup"
 
     def _is_variable(self, position: int) -> bool:
-        """Whether the word threadgroup at position begins the declaration of an object, not of a pointer to one."""
+        """Whether the word threadgroup at position begins the declaration of an object, not of a pointer."""
         tokens = self.tokens
         before = tokens.before(position)
         if before >= 0 and tokens[before].text not in (";", "{", "}"):

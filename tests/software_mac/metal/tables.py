@@ -1,4 +1,4 @@
-"""The C++ that is appended to a prepared source: its kernel records, as include/msl/kernel.h understands them."""
+"""The C++ that is appended to a prepared source: its kernel records, as include/msl/kernel.h reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens of preprocessed C++: a flat list that keeps every character, so that joining it gives the text back."""
+"""Tokens of preprocessed C++: a flat list that keeps every character, so that joining it gives the text."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TokenList:
         return True
 
     def closing(self, position: int) -> int:
-        """The position of the bracket that closes the one at position. ``<`` counts only when it is the first."""
+        """The position of the bracket that closes the one at position. ``<`` counts only as the first."""
         pairs = "<>" if self.items[position].text == "<" else ""
         depth: list[str] = []
         for here in self.code(position):

@@ -21,6 +21,8 @@
 
 namespace software_mac {
 
+/// Gives a caller the reason why it gets nil.
+void report(NSError** error, NSErrorDomain domain, NSInteger code, const std::string& text);
 [[noreturn]] void refuse(id object, SEL method, NSString* reason);
 
 /// Bytes of one function constant, as the host gave them.
@@ -76,7 +78,11 @@ extern software_mac_statistics statistics;
  @public
   SoftwareMacFunction* function;
 }
-- (instancetype)initWithFunction:(SoftwareMacFunction*)aFunction maxThreads:(NSUInteger)threads label:(NSString*)aLabel;
+/// `threads`: how many a threadgroup may have, if fewer than the kernel allows; 0 when the host did not say.
++ (instancetype)newWithFunction:(SoftwareMacFunction*)function
+                     maxThreads:(NSUInteger)threads
+                          label:(NSString*)label
+                          error:(NSError**)error;
 @end
 
 @interface SoftwareMacCommandQueue : NSObject <MTLCommandQueue>

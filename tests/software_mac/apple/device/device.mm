@@ -27,6 +27,12 @@ namespace software_mac {
 
 software_mac_statistics statistics;
 
+void report(NSError** error, NSErrorDomain domain, NSInteger code, const std::string& text) {
+  if (!error) return;
+  NSDictionary* info = @{NSLocalizedDescriptionKey : [NSString stringWithUTF8String:text.c_str()]};
+  *error = [NSError errorWithDomain:domain code:code userInfo:info];
+}
+
 void refuse(id object, SEL method, NSString* reason) {
   if ([object respondsToSelector:@selector(abandon)]) [object abandon];
   std::string name = reinterpret_cast<Object*>(object)->isa->name;
@@ -139,7 +145,7 @@ int software_mac_call(void* function, const int64_t a[6], int64_t* result, char*
 }
 - (id<MTLComputePipelineState>)newComputePipelineStateWithFunction:(id<MTLFunction>)function error:(NSError**)error {
   REQUIRE(function, @"computeFunction is nil");
-  return [[SoftwareMacComputePipelineState alloc] initWithFunction:(SoftwareMacFunction*)function maxThreads:0 label:nil];
+  return [SoftwareMacComputePipelineState newWithFunction:(SoftwareMacFunction*)function maxThreads:0 label:nil error:error];
 }
 - (id<MTLComputePipelineState>)newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor*)descriptor
                                                              options:(MTLPipelineOption)options
@@ -147,9 +153,10 @@ int software_mac_call(void* function, const int64_t a[6], int64_t* result, char*
                                                                error:(NSError**)error {
   REQUIRE(descriptor.computeFunction, @"computeFunction is nil");
   REQUIRE(!reflection, @"the software Mac has no reflection: pass nil");
-  return [[SoftwareMacComputePipelineState alloc] initWithFunction:(SoftwareMacFunction*)descriptor.computeFunction
-                                                        maxThreads:descriptor.maxTotalThreadsPerThreadgroup
-                                                             label:descriptor.label];
+  return [SoftwareMacComputePipelineState newWithFunction:(SoftwareMacFunction*)descriptor.computeFunction
+                                               maxThreads:descriptor.maxTotalThreadsPerThreadgroup
+                                                    label:descriptor.label
+                                                    error:error];
 }
 
 @end

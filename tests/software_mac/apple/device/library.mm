@@ -10,14 +10,8 @@ NSErrorDomain const MTLLibraryErrorDomain = @"MTLLibraryErrorDomain";
 
 namespace {
 
-NSError* library_error(MTLLibraryError code, const std::string& text) {
-  return [NSError errorWithDomain:MTLLibraryErrorDomain
-                             code:code
-                         userInfo:@{NSLocalizedDescriptionKey : [NSString stringWithUTF8String:text.c_str()]}];
-}
-
 void report(NSError** error, MTLLibraryError code, const std::string& text) {
-  if (error) *error = library_error(code, text);
+  software_mac::report(error, MTLLibraryErrorDomain, code, text);
 }
 
 size_t size_of(MTLDataType type) {

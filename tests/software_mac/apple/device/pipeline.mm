@@ -1,6 +1,8 @@
 // Pipelines: a kernel with its constants, ready to be dispatched.
 #include "classes.h"
 
+static NSErrorDomain const kPipelineErrorDomain = @"AGXMetalSoftware";
+
 @implementation MTLComputePipelineDescriptor
 - (void)dealloc {
   [_label release];
@@ -12,13 +14,23 @@
 @implementation SoftwareMacComputePipelineState
 @synthesize label, maxTotalThreadsPerThreadgroup;
 
-- (instancetype)initWithFunction:(SoftwareMacFunction*)aFunction maxThreads:(NSUInteger)threads label:(NSString*)aLabel {
-  self = [super init];
-  function = [aFunction retain];
++ (instancetype)newWithFunction:(SoftwareMacFunction*)function
+                     maxThreads:(NSUInteger)threads
+                          label:(NSString*)label
+                          error:(NSError**)error {
+  uint32_t bytes = function->kernel->static_threadgroup_bytes;
+  if (bytes > SOFTWARE_METAL_THREADGROUP_BYTES) {
+    software_mac::report(error, kPipelineErrorDomain, 3,
+                         "Threadgroup memory size (" + std::to_string(bytes) + ") exceeds the maximum threadgroup memory allowed (" +
+                             std::to_string(SOFTWARE_METAL_THREADGROUP_BYTES) + ")");
+    return nil;
+  }
+  SoftwareMacComputePipelineState* pipeline = [[self alloc] init];
   NSUInteger most = function->kernel->max_total_threads_per_threadgroup;
-  maxTotalThreadsPerThreadgroup = threads && threads < most ? threads : most;
-  label = [aLabel copy];
-  return self;
+  pipeline->function = [function retain];
+  pipeline->maxTotalThreadsPerThreadgroup = threads && threads < most ? threads : most;
+  pipeline->label = [label copy];
+  return pipeline;
 }
 - (void)dealloc {
   [function release];

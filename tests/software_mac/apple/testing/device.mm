@@ -291,6 +291,22 @@ const char* concurrent(int64_t with_barrier) {
   }
 }
 
+const char* too_much_static_memory() {
+  @autoreleasepool {
+    id<MTLDevice> device = MTLCreateSystemDefaultDevice();
+    NSString* source = @"#include <metal_stdlib>\nusing namespace metal;\n"
+                        "kernel void k(device float* x [[buffer(0)]], uint i [[thread_index_in_threadgroup]]) {\n"
+                        "  threadgroup float big[8196];\n  big[i] = x[i];\n"
+                        "  threadgroup_barrier(mem_flags::mem_threadgroup);\n  x[i] = big[i ^ 1];\n}\n";
+    NSError* error = nil;
+    id<MTLLibrary> library = [device newLibraryWithSource:source options:nil error:&error];
+    id<MTLFunction> function = [library newFunctionWithName:@"k"];
+    id none = function ? [device newComputePipelineStateWithFunction:function error:&error] : nil;
+    for (id object : {(id)device, (id)library, (id)function}) [object release];
+    return answer([NSString stringWithFormat:@"%d %@", none != nil, [error localizedDescription]]);
+  }
+}
+
 const char* overrun() {
   @autoreleasepool {
     Rig rig;
