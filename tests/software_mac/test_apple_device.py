@@ -11,12 +11,17 @@ pytest.importorskip("ziglang")
 
 from software_mac import apple
 
-SOURCE = Path(__file__).parent / "apple" / "testing" / "device.mm"
+TESTING = Path(__file__).parent / "apple" / "testing"
 
 
 @pytest.fixture(scope="module")
 def plugin() -> ctypes.CDLL:
-    return apple.load_plugin(SOURCE)
+    return apple.load_plugin(TESTING / "device.mm")
+
+
+@pytest.fixture(scope="module")
+def violations() -> ctypes.CDLL:
+    return apple.load_plugin(TESTING / "violations.mm")
 
 
 def said(plugin: ctypes.CDLL, function: str, *arguments: int | bytes | None) -> str:
@@ -58,9 +63,9 @@ VIOLATIONS = {
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)
-def test_violation(plugin: ctypes.CDLL, name: str) -> None:
+def test_violation(violations: ctypes.CDLL, name: str) -> None:
     with pytest.raises(apple.MetalError, match=VIOLATIONS[name]):
-        apple.call(plugin.violate, name.encode())
+        apple.call(violations.violate, name.encode())
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,11 @@ def test_programming_errors(plugin: ctypes.CDLL, function: str, message: str) ->
         apple.call(plugin[function])
 
 
+def test_logging(plugin: ctypes.CDLL, capfd: pytest.CaptureFixture[str]) -> None:
+    apple.call(plugin.logging)
+    assert capfd.readouterr().err == "NSLog on a Mac\nos_log of 7\n"
+
+
 def test_nothing_stays_alive(plugin: ctypes.CDLL) -> None:
     functions = ["inheritance", "lifetime", "blocks", "collections", "strings", "errors", "system_version"]
     for function in functions:

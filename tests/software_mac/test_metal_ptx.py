@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,27 @@ def test_a_function_without_an_instruction_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(MetalCompileError, match="no instruction for asin"):
         to_ptx(path)
+
+
+def test_the_command_line(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "blocks.ptx"
+    command = [
+        sys.executable,
+        "-m",
+        "software_mac.metal",
+        "ptx",
+        str(source),
+        "-o",
+        str(out),
+        "--mode",
+        "tensor",
+    ]
+    tests = Path(__file__).parent.parent
+    failed = subprocess.run(command, cwd=tests, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "need a value: negate" in failed.stderr
+    subprocess.run([*command, "--constant", "negate=true"], cwd=tests, check=True)
+    assert "mma.sync" in out.read_text()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -15,4 +15,5 @@ def load_plugin(source: Path) -> ctypes.CDLL:
     library()
     unit = Unit(source, [*clang(), *OBJECTIVE_C, "-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror"])
     link = [str(build_runtime()), f"-Wl,-rpath,{build_runtime().parent}"]
-    return ctypes.CDLL(str(build_library(f"{source.stem}.so", [unit], INCLUDE.rglob("*.h"), link)))
+    headers = [*INCLUDE.rglob("*.h"), *source.parent.glob("*.h")]
+    return ctypes.CDLL(str(build_library(f"{source.stem}.so", [unit], headers, link)))

@@ -8,19 +8,30 @@ from pathlib import Path
 
 from . import MetalCompileError, check, compile_library
 from .clang import ToolError
-from .ptx import resources, to_ptx
+from .ptx import MODES, resources, to_ptx
 
 
 def main() -> int:
+    options = _parser().parse_args()
+    try:
+        options.run(options)
+    except (MetalCompileError, ToolError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="software_mac.metal", description="Metal Shading Language on Linux."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True)
     checking = commands.add_parser("check", help="type-check and lint a file")
+    checking.set_defaults(run=_check)
     compiling = commands.add_parser("compile", help="compile a file to a library (include/software_metal.h)")
-    translating = commands.add_parser(
-        "ptx", help="translate a file to PTX; print what each kernel takes of the GPU"
-    )
+    compiling.set_defaults(run=_compile)
+    translating = commands.add_parser("ptx", help="translate a file to PTX; print what each kernel takes")
+    translating.set_defaults(run=_translate)
     for each in (checking, compiling, translating):
         each.add_argument("file", type=Path)
         each.add_argument(
@@ -31,21 +42,26 @@ def main() -> int:
         "--checked", action="store_true", help="with the race, bounds and initialisation checks"
     )
     compiling.add_argument("--fast-math", action="store_true", help="as Metal's default: no NaN, no infinity")
-    options = parser.parse_args()
-    try:
-        if options.command == "check":
-            for warning in check(options.file, options.include):
-                print(warning, file=sys.stderr)
-        else:
-            print(
-                compile_library(
-                    options.file, options.output, options.checked, options.fast_math, options.include
-                )
-            )
-    except (MetalCompileError, ToolError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    translating.add_argument("-o", dest="output", type=Path, required=True, help="the PTX file")
+    translating.add_argument("--mode", choices=MODES, default="exact", help="how 8x8 products are translated")
+    translating.add_argument(
+        "--constant",
+        type=_constant,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a function constant",
+    )
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    for warning in check(options.file, options.include):
+        print(warning, file=sys.stderr)
+
+
+def _compile(options: argparse.Namespace) -> None:
+    print(compile_library(options.file, options.output, options.checked, options.fast_math, options.include))
 
 
 def _translate(options: argparse.Namespace) -> None:

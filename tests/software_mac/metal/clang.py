@@ -10,8 +10,8 @@ from pathlib import Path
 
 INCLUDE = Path(__file__).parent / "include"
 
-# As a Metal compiler reads C++: no C library, literals are float, char is signed, and calls are convergent: the
-# optimiser may not move one between branches, as it may hold a barrier. Of the warnings, those that help are on.
+# As a Metal compiler reads C++: no C library, literals are float, char is signed, and calls are convergent:
+# as they may hold a barrier, the optimiser may not move them between branches. Useful warnings are on.
 LANGUAGE = (
     "-x", "c++", "-std=c++17", "-nostdinc", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
     "-fsigned-char",

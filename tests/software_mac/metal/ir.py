@@ -1,8 +1,8 @@
 """LLVM IR, as text: from the strict front end's output to a program that runs in ordinary memory.
 
 The front end keeps Metal's address spaces. On a CPU they are all the same memory, and LLVM's thread sanitizer
-looks at that memory only, so they are erased here. On the way, the program's variables in threadgroup and constant
-memory are put into the table that the engine reads (engine/program.h).
+looks at that memory only, so they are erased here. On the way, the program's variables in threadgroup and
+constant memory are put into the table that the engine reads (engine/program.h).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The same Metal source on an NVIDIA GPU: translation to PTX, and what ptxas says of the result.
 
 A simdgroup is a warp. The 8x8 matrix product has two translations: "exact" (shuffles and float multiply-adds)
-and "tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows what else a kernel does.
+and "tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows the rest of a kernel.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
            include: Sequence[Path] = (), architecture: str = "sm_90") -> str:  # fmt: skip
     """Translates a file. Function constants need values here: PTX is compiled with them.
 
-    Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in the order of
-    their indices, then a 32-bit byte offset into the dynamic shared memory for each threadgroup argument.
+    Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in order of
+    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument.
     """
     if mode not in MODES:
         raise ValueError(f"mode is '{mode}'; there are {' and '.join(MODES)}")

@@ -1,8 +1,8 @@
 """Source positions for the engine.
 
-The optimised program calls the engine: at simd operations and barriers, and in checked programs at each memory
-access. Each call gets the number of its source position, and a table says what the numbers mean. So a message of
-the engine names the user's line, and no debugger is needed to find it.
+The optimised program calls the engine: at simd operations and barriers, and in checked programs at each
+memory access. Each call gets the number of its source position, and a table says what the numbers mean. So a
+message of the engine names the user's line, and no debugger is needed to find it.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class _Positions:
         frames = []
         here: str | None = location
         while here is not None:
-            line, scope, here_next = self._locations[here]
+            line, scope, here = self._locations[here]
             path, function = self._scope(scope)
             if not path.startswith((self._library, "<")):
-                frames.append(f"{PurePath(path).name}:{line} in '{function}'")
-            here = here_next
+                name = function if function.startswith("operator") else function.split("<")[0]
+                frames.append(f"{PurePath(path).name}:{line} in '{name}'")
         return ", called from ".join(frames) or "a line of the library"
 
     def _scope(self, scope: str) -> tuple[str, str]:

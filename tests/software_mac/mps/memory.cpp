@@ -28,7 +28,8 @@ void count(int64_t bytes) {
 bool new_tensors_are_private() {
   const char* chosen = std::getenv("SOFTWARE_MAC_STORAGE");
   std::string mode = chosen && *chosen ? chosen : "private";
-  TORCH_CHECK(mode == "private" || mode == "shared", "SOFTWARE_MAC_STORAGE=", mode, ": accepted are private and shared");
+  TORCH_CHECK(mode == "private" || mode == "shared", "SOFTWARE_MAC_STORAGE=", mode,
+              ": accepted are private and shared");
   return mode == "private";
 }
 
@@ -95,8 +96,7 @@ void grow(const c10::Storage& storage, size_t bytes) {
   if (bytes <= storage.nbytes()) return;
   TORCH_CHECK(storage.resizable(), "the storage of this tensor cannot be resized");
   c10::DataPtr larger = allocator()->allocate(bytes);
-  if (storage.nbytes())
-    std::memcpy(software_mac_buffer_bytes(larger.get()), cpu_bytes(storage), storage.nbytes());
+  if (storage.nbytes()) std::memcpy(software_mac_buffer_bytes(larger.get()), cpu_bytes(storage), storage.nbytes());
   storage.set_data_ptr_noswap(std::move(larger));
   storage.set_nbytes(bytes);
 }

@@ -26,20 +26,21 @@ constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::MPS);
 
 at::ScalarType supported(std::optional<at::ScalarType> dtype) {
   at::ScalarType type = c10::dtype_or_default(dtype);
-  TORCH_CHECK_TYPE(type != at::kDouble, "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support "
-                                        "float64. Please use float32 instead.");
+  TORCH_CHECK_TYPE(type != at::kDouble,
+                   "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support "
+                   "float64. Please use float32 instead.");
   return type;
 }
 
 // Making
 
-Tensor empty(IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device>,
-             std::optional<bool>, std::optional<at::MemoryFormat> format) {
+Tensor empty(IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
+             std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
   return at::detail::empty_generic(size, allocator(), kKeys, supported(dtype), format);
 }
 
-Tensor empty_strided(IntArrayRef size, IntArrayRef stride, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
-                     std::optional<at::Device>, std::optional<bool>) {
+Tensor empty_strided(IntArrayRef size, IntArrayRef stride, std::optional<at::ScalarType> dtype,
+                     std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
   return at::detail::empty_strided_generic(size, stride, allocator(), kKeys, supported(dtype));
 }
 
@@ -100,8 +101,8 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
   std::optional<Tensor> bias = mask;
   if (mask && mask->scalar_type() == at::kBool)
     bias = at::zeros_like(*mask, query.options()).masked_fill(mask->logical_not(), -INFINITY);
-  return std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, bias, dropout, is_causal, std::nullopt, scale,
-                                                            enable_gqa));
+  return std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, bias, dropout, is_causal, std::nullopt,
+                                                            scale, enable_gqa));
 }
 
 // Everything else

@@ -21,7 +21,6 @@ NSErrorDomain const MTLCommandBufferErrorDomain = @"MTLCommandBufferErrorDomain"
   return self;
 }
 - (void)dealloc {
-  [self runUntil:nil];
   [label release];
   [super dealloc];
 }
@@ -36,10 +35,10 @@ NSErrorDomain const MTLCommandBufferErrorDomain = @"MTLCommandBufferErrorDomain"
   submitted.push_back([(SoftwareMacCommandBuffer*)commands retain]);
   if (submitted.size() >= capacity) [self runUntil:submitted.front()];
 }
-/// Runs what was submitted, in order, up to `last`; all of it when that is nil.
+/// Runs what was submitted, in order, up to `last`; nothing when that has run already.
 - (void)runUntil:(id<MTLCommandBuffer>)last {
   std::lock_guard lock(turn);
-  if (last && std::find(submitted.begin(), submitted.end(), last) == submitted.end()) return;
+  if (std::find(submitted.begin(), submitted.end(), last) == submitted.end()) return;
   while (!submitted.empty()) {
     SoftwareMacCommandBuffer* next = submitted.front();
     submitted.pop_front();

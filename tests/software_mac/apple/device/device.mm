@@ -129,7 +129,8 @@ int software_mac_call(void* function, const int64_t a[6], int64_t* result, char*
 
 - (id<MTLBuffer>)newBufferWithLength:(NSUInteger)length options:(MTLResourceOptions)options {
   REQUIRE(length > 0, @"length is 0");
-  REQUIRE(length <= self.maxBufferLength, @"length %lu is more than maxBufferLength, %lu", length, self.maxBufferLength);
+  REQUIRE(length <= self.maxBufferLength, @"length %lu is more than maxBufferLength, %lu", length,
+          self.maxBufferLength);
   return [[SoftwareMacBuffer alloc] initWithLength:length options:options];
 }
 - (id<MTLBuffer>)newBufferWithBytes:(const void*)pointer length:(NSUInteger)length options:(MTLResourceOptions)options {
@@ -145,11 +146,15 @@ int software_mac_call(void* function, const int64_t a[6], int64_t* result, char*
 }
 - (id<MTLComputePipelineState>)newComputePipelineStateWithFunction:(id<MTLFunction>)function error:(NSError**)error {
   REQUIRE(function, @"computeFunction is nil");
-  return [SoftwareMacComputePipelineState newWithFunction:(SoftwareMacFunction*)function maxThreads:0 label:nil error:error];
+  return [SoftwareMacComputePipelineState newWithFunction:(SoftwareMacFunction*)function
+                                               maxThreads:0
+                                                    label:nil
+                                                    error:error];
 }
 - (id<MTLComputePipelineState>)newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor*)descriptor
                                                              options:(MTLPipelineOption)options
-                                                          reflection:(MTLAutoreleasedComputePipelineReflection*)reflection
+                                                          reflection:
+                                                              (MTLAutoreleasedComputePipelineReflection*)reflection
                                                                error:(NSError**)error {
   REQUIRE(descriptor.computeFunction, @"computeFunction is nil");
   REQUIRE(!reflection, @"the software Mac has no reflection: pass nil");

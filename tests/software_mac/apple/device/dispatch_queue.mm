@@ -22,7 +22,8 @@ void run(dispatch_queue_t queue, Work work) {
   auto* serial = (SoftwareMacDispatchQueue*)queue;
   if (!serial) throw software_mac::ProgrammingError("dispatch_sync: the queue is nil");
   if (serial->owner == std::this_thread::get_id())
-    throw software_mac::ProgrammingError("dispatch_sync on queue \"" + serial->label + "\", which this thread already runs: a deadlock");
+    throw software_mac::ProgrammingError("dispatch_sync on queue \"" + serial->label +
+                                         "\", which this thread already runs: a deadlock");
   std::lock_guard lock(serial->turn);
   struct Ownership {
     std::atomic<std::thread::id>& owner;

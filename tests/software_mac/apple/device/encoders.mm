@@ -132,7 +132,8 @@ NSUInteger volume(MTLSize size) { return size.width * size.height * size.depth; 
     return;
   }
   REQUIRE([(id)buffer isKindOfClass:[SoftwareMacBuffer class]], @"index %lu: %@ is no buffer", index, buffer);
-  REQUIRE(offset < [buffer length], @"index %lu: offset %lu is outside the buffer of %lu bytes", index, offset, [buffer length]);
+  REQUIRE(offset < [buffer length], @"index %lu: offset %lu is outside the buffer of %lu bytes", index, offset,
+          [buffer length]);
   bindings[index] = {(SoftwareMacBuffer*)buffer, offset, {}};
   [commands keep:buffer];
 }
@@ -183,33 +184,36 @@ NSUInteger volume(MTLSize size) { return size.width * size.height * size.depth; 
   REQUIRE_IN(method, volume(grid) > 0 && volume(threads) > 0, @"a size of the grid or of the threadgroup is 0");
   REQUIRE_IN(method, volume(threads) <= most, @"%lu threads in a threadgroup: the pipeline \"%s\" takes %lu",
              volume(threads), pipeline->function->kernel->name, most);
-  REQUIRE_IN(method, std::max({grid.width, grid.height, grid.depth}) <= UINT32_MAX, @"the grid has more than 2^32 threads");
+  REQUIRE_IN(method, std::max({grid.width, grid.height, grid.depth}) <= UINT32_MAX,
+             @"the grid has more than 2^32 threads");
 }
 - (void)checkArgumentsBy:(SEL)method {
   const software_metal_kernel* kernel = pipeline->function->kernel;
   NSUInteger threadgroupBytes = kernel->static_threadgroup_bytes;
   for (uint32_t length : threadgroupLengths) threadgroupBytes += length;
   REQUIRE_IN(method, threadgroupBytes <= SOFTWARE_METAL_THREADGROUP_BYTES,
-             @"%lu bytes of threadgroup memory in all: the device has %d", threadgroupBytes, SOFTWARE_METAL_THREADGROUP_BYTES);
+             @"%lu bytes of threadgroup memory in all: the device has %d", threadgroupBytes,
+             SOFTWARE_METAL_THREADGROUP_BYTES);
   for (uint32_t i = 0; i < kernel->argument_count; ++i) {
     const software_metal_argument& argument = kernel->arguments[i];
     if (argument.kind == SOFTWARE_METAL_THREADGROUP) {
-      REQUIRE_IN(method, threadgroupLengths[argument.index] > 0, @"kernel \"%s\": threadgroup memory \"%s\" [[threadgroup(%u)]] has no length",
-                 kernel->name, argument.name, argument.index);
+      REQUIRE_IN(method, threadgroupLengths[argument.index] > 0,
+                 @"kernel \"%s\": threadgroup memory \"%s\" [[threadgroup(%u)]] has no length", kernel->name,
+                 argument.name, argument.index);
     } else if (argument.kind == SOFTWARE_METAL_BUFFER) {
       Binding& binding = bindings[argument.index];
       if (argument.is_optional && !binding.is_bound()) continue;
       REQUIRE_IN(method, binding.is_bound(), @"kernel \"%s\": \"%s\" [[buffer(%u)]] is not bound", kernel->name,
                  argument.name, argument.index);
       REQUIRE_IN(method, !argument.is_reference || binding.length() >= argument.pointee_bytes,
-                 @"kernel \"%s\": \"%s\" [[buffer(%u)]] is bound to %lu bytes and needs %u", kernel->name, argument.name,
-                 argument.index, binding.length(), argument.pointee_bytes);
+                 @"kernel \"%s\": \"%s\" [[buffer(%u)]] is bound to %lu bytes and needs %u", kernel->name,
+                 argument.name, argument.index, binding.length(), argument.pointee_bytes);
       REQUIRE_IN(method, binding.offset % std::max(argument.pointee_alignment, 1u) == 0,
                  @"kernel \"%s\": \"%s\" [[buffer(%u)]]: offset %lu is no multiple of its alignment, %u", kernel->name,
                  argument.name, argument.index, binding.offset, argument.pointee_alignment);
       REQUIRE_IN(method, binding.buffer || argument.is_constant || argument.is_read_only,
-                 @"kernel \"%s\" may write to \"%s\" [[buffer(%u)]], which holds setBytes data", kernel->name, argument.name,
-                 argument.index);
+                 @"kernel \"%s\" may write to \"%s\" [[buffer(%u)]], which holds setBytes data", kernel->name,
+                 argument.name, argument.index);
     }
   }
 }
@@ -239,10 +243,10 @@ NSUInteger volume(MTLSize size) { return size.width * size.height * size.depth; 
   [self checkOpen:_cmd];
   REQUIRE(source && destination, @"a buffer is nil");
   REQUIRE(size > 0, @"size is 0");
-  REQUIRE(sourceOffset + size <= [source length], @"%lu bytes at %lu are outside the source of %lu bytes", size, sourceOffset,
-          [source length]);
-  REQUIRE(destinationOffset + size <= [destination length], @"%lu bytes at %lu are outside the destination of %lu bytes", size,
-          destinationOffset, [destination length]);
+  REQUIRE(sourceOffset + size <= [source length], @"%lu bytes at %lu are outside the source of %lu bytes", size,
+          sourceOffset, [source length]);
+  REQUIRE(destinationOffset + size <= [destination length],
+          @"%lu bytes at %lu are outside the destination of %lu bytes", size, destinationOffset, [destination length]);
   REQUIRE(source != destination || sourceOffset + size <= destinationOffset || destinationOffset + size <= sourceOffset,
           @"the ranges overlap");
   [commands keep:source];
@@ -254,7 +258,8 @@ NSUInteger volume(MTLSize size) { return size.width * size.height * size.depth; 
 }
 - (void)fillBuffer:(id<MTLBuffer>)buffer range:(NSRange)range value:(uint8_t)value {
   [self checkOpen:_cmd];
-  REQUIRE(buffer && range.length > 0 && range.location + range.length <= [buffer length], @"the range is outside the buffer");
+  REQUIRE(buffer && range.length > 0 && range.location + range.length <= [buffer length],
+          @"the range is outside the buffer");
   [commands keep:buffer];
   char* to = [(SoftwareMacBuffer*)buffer bytes] + range.location;
   NSUInteger size = range.length;

@@ -122,8 +122,9 @@ bool has_word(const std::string& text, const std::string& word) {
   std::string text = [source UTF8String];
   NSInteger needed = first_system(options.languageVersion);
   if (system_version() < needed) {
-    report(error, MTLLibraryErrorUnsupported, "the language version needs macOS " + std::to_string(needed) +
-               ", this is macOS " + std::to_string(system_version()));
+    report(error, MTLLibraryErrorUnsupported,
+           "the language version needs macOS " + std::to_string(needed) + ", this is macOS " +
+               std::to_string(system_version()));
     return nil;
   }
   if (options.languageVersion < MTLLanguageVersion3_1 && has_word(text, "bfloat")) {
@@ -143,7 +144,8 @@ bool has_word(const std::string& text, const std::string& word) {
 - (instancetype)initWithFile:(const char*)path {
   self = [super init];
   handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!handle) throw software_mac::ProgrammingError(std::string("a compiled Metal library cannot be loaded: ") + dlerror());
+  if (!handle)
+    throw software_mac::ProgrammingError(std::string("a compiled Metal library cannot be loaded: ") + dlerror());
   compiled = reinterpret_cast<decltype(&software_metal_library_v1)>(dlsym(handle, "software_metal_library_v1"))();
   return self;
 }
@@ -177,7 +179,8 @@ bool has_word(const std::string& text, const std::string& word) {
     [function release];
     return nil;
   }
-  report(error, MTLLibraryErrorFunctionNotFound, std::string("Function ") + [name UTF8String] + " was not found in the library");
+  report(error, MTLLibraryErrorFunctionNotFound,
+         std::string("Function ") + [name UTF8String] + " was not found in the library");
   return nil;
 }
 /// Gives the function the values of those constants that the library has; others are ignored, as Metal does.
@@ -187,15 +190,17 @@ bool has_word(const std::string& text, const std::string& word) {
       auto& constant = compiled->function_constants[i];
       if (value.index >= 0 ? constant.index != value.index : constant.name != value.name) continue;
       if (constant.bytes != value.bytes.size()) {
-        report(error, MTLLibraryErrorCompileFailure, std::string("function constant ") + constant.name + " has " +
-                   std::to_string(constant.bytes) + " bytes, the value given for it has " + std::to_string(value.bytes.size()));
+        report(error, MTLLibraryErrorCompileFailure,
+               std::string("function constant ") + constant.name + " has " + std::to_string(constant.bytes) +
+                   " bytes, the value given for it has " + std::to_string(value.bytes.size()));
         return NO;
       }
       function->constantBytes.push_back(value.bytes);
       function->constants.push_back({constant.index, constant.bytes, nullptr});
     }
   }
-  for (size_t i = 0; i < function->constants.size(); ++i) function->constants[i].value = function->constantBytes[i].data();
+  for (size_t i = 0; i < function->constants.size(); ++i)
+    function->constants[i].value = function->constantBytes[i].data();
   return YES;
 }
 

@@ -21,7 +21,8 @@ static NSErrorDomain const kPipelineErrorDomain = @"AGXMetalSoftware";
   uint32_t bytes = function->kernel->static_threadgroup_bytes;
   if (bytes > SOFTWARE_METAL_THREADGROUP_BYTES) {
     software_mac::report(error, kPipelineErrorDomain, 3,
-                         "Threadgroup memory size (" + std::to_string(bytes) + ") exceeds the maximum threadgroup memory allowed (" +
+                         "Threadgroup memory size (" + std::to_string(bytes) +
+                             ") exceeds the maximum threadgroup memory allowed (" +
                              std::to_string(SOFTWARE_METAL_THREADGROUP_BYTES) + ")");
     return nil;
   }

@@ -64,9 +64,11 @@ int run(std::vector<std::string> arguments, const std::string& output, const std
   posix_spawn_file_actions_addopen(&actions, 2, errors.c_str(), O_WRONLY | O_CREAT, 0600);
   std::vector<std::string> variables = environment();
   pid_t child = 0;
-  int failure = posix_spawnp(&child, arguments[0].c_str(), &actions, nullptr, pointers(arguments).data(), pointers(variables).data());
+  int failure = posix_spawnp(&child, arguments[0].c_str(), &actions, nullptr, pointers(arguments).data(),
+                             pointers(variables).data());
   posix_spawn_file_actions_destroy(&actions);
-  if (failure) throw ProgrammingError(arguments[0] + " cannot be started to compile Metal source: set SOFTWARE_MAC_PYTHON");
+  if (failure)
+    throw ProgrammingError(arguments[0] + " cannot be started to compile Metal source: set SOFTWARE_MAC_PYTHON");
   int status = 0;
   waitpid(child, &status, 0);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1;

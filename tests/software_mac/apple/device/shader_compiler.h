@@ -6,7 +6,7 @@
 namespace software_mac {
 
 struct CompiledShader {
-  std::string path;   // of the shared library; empty when `error` says why there is none
+  std::string path;  // of the shared library; empty when `error` says why there is none
   std::string error;
 };
 

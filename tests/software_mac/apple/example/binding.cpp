@@ -29,4 +29,6 @@ static at::Tensor run(const at::Tensor& a, const at::Tensor& b, c10::string_view
   return out;
 }
 
-TORCH_LIBRARY(software_mac_example, library) { library.def("run(Tensor a, Tensor b, str kernel, str source) -> Tensor", run); }
+TORCH_LIBRARY(software_mac_example, library) {
+  library.def("run(Tensor a, Tensor b, str kernel, str source) -> Tensor", run);
+}

@@ -22,7 +22,9 @@ extern "C" {
 void* software_mac_retain(void* object) { return [reinterpret_cast<id>(object) retain]; }
 void software_mac_release(void* object) { [reinterpret_cast<id>(object) release]; }
 
-id objc_getProperty(id self, SEL, ptrdiff_t offset, BOOL) { return *reinterpret_cast<id*>(reinterpret_cast<char*>(self) + offset); }
+id objc_getProperty(id self, SEL, ptrdiff_t offset, BOOL) {
+  return *reinterpret_cast<id*>(reinterpret_cast<char*>(self) + offset);
+}
 
 void objc_setProperty(id self, SEL, ptrdiff_t offset, id value, BOOL, BOOL copies) {
   id* slot = reinterpret_cast<id*>(reinterpret_cast<char*>(self) + offset);
@@ -56,7 +58,8 @@ void objc_setProperty(id self, SEL, ptrdiff_t offset, id value, BOOL, BOOL copie
   return isa;
 }
 - (id)copy {  // immutable classes return themselves
-  throw software_mac::ProgrammingError(std::string("-[") + class_of(isa)->name + " copy]: the software Mac cannot copy this");
+  throw software_mac::ProgrammingError(std::string("-[") + class_of(isa)->name +
+                                       " copy]: the software Mac cannot copy this");
 }
 
 - (instancetype)retain {

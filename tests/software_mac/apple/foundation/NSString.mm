@@ -56,9 +56,7 @@ std::string format(NSString* pattern, va_list arguments) {
         out += object ? [[object description] UTF8String] : "(null)";
         continue;
       }
-      case '%':
-        out += '%';
-        continue;
+      case '%': out += '%'; continue;
     }
     va_list copy;
     va_copy(copy, arguments);

@@ -60,7 +60,9 @@
 
 @end
 
-extern "C" void objc_enumerationMutation(id) { throw software_mac::ProgrammingError("a collection changed while it was enumerated"); }
+extern "C" void objc_enumerationMutation(id) {
+  throw software_mac::ProgrammingError("a collection changed while it was enumerated");
+}
 
 @implementation NSDictionary {
   NSArray* keys;
@@ -73,7 +75,9 @@ extern "C" void objc_enumerationMutation(id) { throw software_mac::ProgrammingEr
 + (instancetype)dictionaryWithObject:(id)object forKey:(id<NSCopying>)key {
   return [self dictionaryWithObjects:&object forKeys:&key count:1];
 }
-+ (instancetype)dictionaryWithObjects:(const id[])objects forKeys:(const id<NSCopying>[])someKeys count:(NSUInteger)count {
++ (instancetype)dictionaryWithObjects:(const id[])objects
+                              forKeys:(const id<NSCopying>[])someKeys
+                                count:(NSUInteger)count {
   return [[[self alloc] initWithObjects:objects forKeys:someKeys count:count] autorelease];
 }
 - (instancetype)initWithObjects:(const id[])objects forKeys:(const id<NSCopying>[])someKeys count:(NSUInteger)count {

@@ -11,14 +11,16 @@
   std::variant<long long, unsigned long long, double> value;
 }
 
-#define NUMBER(kind, Name, Stored)                    \
-  +(NSNumber*)numberWith##Name : (kind)given {        \
-    NSNumber* number = [[NSNumber alloc] init];       \
-    number->value = static_cast<Stored>(given);       \
-    return [number autorelease];                      \
+#define NUMBER(kind, Name, Stored)              \
+  +(NSNumber*)numberWith##Name : (kind)given {  \
+    NSNumber* number = [[NSNumber alloc] init]; \
+    number->value = static_cast<Stored>(given); \
+    return [number autorelease];                \
   }
-#define READ(kind, name) \
-  -(kind)name { return std::visit([](auto stored) { return static_cast<kind>(stored); }, value); }
+#define READ(kind, name)                                                             \
+  -(kind)name {                                                                      \
+    return std::visit([](auto stored) { return static_cast<kind>(stored); }, value); \
+  }
 
 NUMBER(BOOL, Bool, long long)
 NUMBER(int, Int, long long)
@@ -100,7 +102,8 @@ NSErrorUserInfoKey const NSLocalizedDescriptionKey = @"NSLocalizedDescription";
   const char* text = getenv("SOFTWARE_MAC_MACOS_VERSION");
   NSOperatingSystemVersion version = {15, 0, 0};
   if (text && sscanf(text, "%ld.%ld.%ld", &version.majorVersion, &version.minorVersion, &version.patchVersion) < 1)
-    throw software_mac::ProgrammingError(std::string("SOFTWARE_MAC_MACOS_VERSION=") + text + " is no version such as 14.4");
+    throw software_mac::ProgrammingError(std::string("SOFTWARE_MAC_MACOS_VERSION=") + text +
+                                         " is no version such as 14.4");
   return version;
 }
 - (NSString*)operatingSystemVersionString {

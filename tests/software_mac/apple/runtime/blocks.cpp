@@ -40,9 +40,7 @@ struct ByRef {
 void* software_mac_retain(void* object);
 void software_mac_release(void* object);
 
-static int add_reference(int& flags, int delta) {
-  return std::atomic_ref<int>(flags).fetch_add(delta) + delta;
-}
+static int add_reference(int& flags, int delta) { return std::atomic_ref<int>(flags).fetch_add(delta) + delta; }
 
 void* _Block_copy(const void* argument) {
   auto* block = static_cast<Block*>(const_cast<void*>(argument));

@@ -114,7 +114,8 @@ void resolve(Class* cls) {
   Class* meta = cls->isa;
   if (auto* super_name = reinterpret_cast<const char*>(cls->super)) {
     Class* super = find_class(super_name);
-    if (!super) throw ProgrammingError(std::string("class ") + cls->name + ": superclass " + super_name + " is not loaded");
+    if (!super)
+      throw ProgrammingError(std::string("class ") + cls->name + ": superclass " + super_name + " is not loaded");
     cls->super = super;
     meta->super = super->isa;
     place_ivars(cls, super->instance_size);

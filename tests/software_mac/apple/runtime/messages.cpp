@@ -47,7 +47,7 @@ Slot* find_method(Class* cls, const char* name) {
     if (auto* cache = static_cast<Cache*>(cls->cache))
       if (auto found = cache->find(name); found != cache->end()) return found->second;
   }
-  if (!(cls->info & (kIsResolved | kIsMetaclass))) resolve(cls);  // a constant string is an instance that nobody created
+  if (!(cls->info & (kIsResolved | kIsMetaclass))) resolve(cls);  // a constant string's class: nobody asked for it
   Method method = search(cls, name);
   if (!method) return nullptr;
   std::unique_lock lock(cache_mutex);
@@ -62,7 +62,8 @@ extern "C" {
 Slot* objc_msg_lookup_sender(Object** receiver, Selector* selector, Object*) {
   if (!*receiver) return &nil_slot;
   if (const char* name = name_if_dead(*receiver))
-    throw ProgrammingError(std::string("-[") + name + " " + selector->name + "]: message to an object that was deallocated");
+    throw ProgrammingError(std::string("-[") + name + " " + selector->name +
+                           "]: message to an object that was deallocated");
   return require_method((*receiver)->isa, selector);
 }
 

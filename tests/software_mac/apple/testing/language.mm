@@ -1,6 +1,8 @@
 // What Objective-C++ promises, asked of our runtime. Each function returns a text that its test knows.
 #import <Foundation/Foundation.h>
+#include <TargetConditionals.h>
 #include <dispatch/dispatch.h>
+#include <os/log.h>
 
 #include <stdexcept>
 #include <string>
@@ -128,9 +130,7 @@ const char* exception_through_block() {
   dispatch_queue_t queue = dispatch_queue_create("test", DISPATCH_QUEUE_SERIAL);
   const char* result = answer(std::string("not thrown"));
   try {
-    dispatch_sync(queue, ^{
-      throw std::runtime_error("through a block and a queue");
-    });
+    dispatch_sync(queue, ^{ throw std::runtime_error("through a block and a queue"); });
   } catch (const std::exception& caught) {
     result = answer(std::string(caught.what()));
   }
@@ -144,26 +144,22 @@ const char* exception_through_block() {
 
 const char* reentrant_dispatch_sync() {
   static dispatch_queue_t queue = dispatch_queue_create("stream", DISPATCH_QUEUE_SERIAL);
-  dispatch_sync(queue, ^{
-    dispatch_sync(queue, ^{
-    });
-  });
+  dispatch_sync(queue, ^{ dispatch_sync(queue, ^{}); });
   return "";
 }
 
 const char* once() {
   __block int runs = 0;
   static dispatch_once_t predicate;
-  for (int i = 0; i < 3; ++i) dispatch_once(&predicate, ^{
-    ++runs;
-  });
+  for (int i = 0; i < 3; ++i) dispatch_once(&predicate, ^{ ++runs; });
   return answer(std::to_string(runs));
 }
 
 const char* messages_to_nil() {
   NSNumber* none = nil;
   NSString* text_of_none = [none stringValue];
-  return answer(std::to_string([none intValue]) + " " + std::to_string([none doubleValue]) + (text_of_none ? " text" : " nil"));
+  return answer(std::to_string([none intValue]) + " " + std::to_string([none doubleValue]) +
+                (text_of_none ? " text" : " nil"));
 }
 
 const char* unrecognized_selector() {
@@ -195,6 +191,11 @@ const char* errors() {
     NSError* error = [NSError errorWithDomain:@"Test" code:7 userInfo:@{NSLocalizedDescriptionKey : @"it broke"}];
     return answer([NSString stringWithFormat:@"%@ %@ %ld", error.localizedDescription, error.domain, error.code]);
   }
+}
+
+void logging() {
+  NSLog(@"NSLog on a %@", TARGET_OS_OSX ? @"Mac" : @"phone");
+  os_log_error(OS_LOG_DEFAULT, "os_log of %d", 7);
 }
 
 const char* system_version() {

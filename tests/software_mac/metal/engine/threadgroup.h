@@ -48,7 +48,6 @@ class threadgroup_run {
   void threadgroup_barrier(unsigned flags, int site);
 
   lane_state& current() { return lanes_[current_]; }
-  const lane_state& at(unsigned index) const { return lanes_[index]; }
   bool is_stack(const void* address) const { return stacks_.contains(address); }
   bool is_running() const { return running_; }
 

@@ -5,12 +5,19 @@
 #import <Foundation/Foundation.h>
 #include <dispatch/dispatch.h>
 
-@protocol MTLDevice, MTLCommandQueue, MTLCommandBuffer, MTLComputePipelineState, MTLFunction, MTLLibrary;
+@protocol MTLCommandBuffer;
+@protocol MTLCommandQueue;
+@protocol MTLComputePipelineState;
+@protocol MTLDevice;
+@protocol MTLFunction;
+@protocol MTLLibrary;
 
 typedef struct {
   NSUInteger width, height, depth;
 } MTLSize;
-static inline MTLSize MTLSizeMake(NSUInteger width, NSUInteger height, NSUInteger depth) { return {width, height, depth}; }
+static inline MTLSize MTLSizeMake(NSUInteger width, NSUInteger height, NSUInteger depth) {
+  return {width, height, depth};
+}
 
 // Resources
 
@@ -267,10 +274,12 @@ typedef NS_ENUM(NSInteger, MTLGPUFamily) {
 - (id<MTLBuffer>)newBufferWithLength:(NSUInteger)length options:(MTLResourceOptions)options;
 - (id<MTLBuffer>)newBufferWithBytes:(const void*)pointer length:(NSUInteger)length options:(MTLResourceOptions)options;
 - (id<MTLLibrary>)newLibraryWithSource:(NSString*)source options:(MTLCompileOptions*)options error:(NSError**)error;
-- (id<MTLComputePipelineState>)newComputePipelineStateWithFunction:(id<MTLFunction>)computeFunction error:(NSError**)error;
+- (id<MTLComputePipelineState>)newComputePipelineStateWithFunction:(id<MTLFunction>)computeFunction
+                                                             error:(NSError**)error;
 - (id<MTLComputePipelineState>)newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor*)descriptor
                                                              options:(MTLPipelineOption)options
-                                                          reflection:(MTLAutoreleasedComputePipelineReflection*)reflection
+                                                          reflection:
+                                                              (MTLAutoreleasedComputePipelineReflection*)reflection
                                                                error:(NSError**)error;
 @end
 

@@ -22,7 +22,8 @@ typedef unsigned long NSUInteger;
 @property(readonly, copy) NSString* description;
 @end
 
-__attribute__((objc_root_class)) @interface NSObject<NSObject> {
+__attribute__((objc_root_class))
+@interface NSObject<NSObject> {
   Class isa;
 }
 + (instancetype)alloc;
