@@ -66,9 +66,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
 
-    header = f"{'dtype':9} {'D':>4} {'S':>6} {'causal':6} {'thr':>3}"
     print(
-        f"{header} | {'forward ms':>10} {'median':>7} {'best':>6} | {'backward ms':>11} {'median':>7} {'best':>6}"
+        f"{'dtype':9} {'D':>4} {'S':>6} {'causal':6} {'thr':>3}"
+        f" | {'forward ms':>10} {'median':>7} {'best':>6} | {'backward ms':>11} {'median':>7} {'best':>6}"
     )
     rows = []
     for threads, name, head_dim, length, causal in itertools.product(

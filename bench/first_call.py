@@ -1,9 +1,9 @@
-"""What the first call costs: on an empty cache, for a further variant, and in a fresh process on a warm cache.
+"""What the first call costs: on an empty cache, for a further variant, and on a warm cache.
 
     python bench/first_call.py
 
-Each line is a process of its own. "beyond torch" is import of orchard_jit plus the first forward+backward call;
-the import of torch before it is not counted.
+Each line is a process of its own. "beyond torch" is the import of orchard_jit and the first forward and
+backward; the import of torch before it is not counted.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from orchard_jit.variant import Variant
 class _Kernel(ctypes.Structure):
     """`orchard::Kernel` of templates/binding/kernels.h."""
 
-    _fields_ = [("scratch", ctypes.c_void_p), ("run", ctypes.c_void_p)]
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("scratch", "run", "storage"))
 
 
 _Resolver = ctypes.CFUNCTYPE(
@@ -62,8 +62,10 @@ def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel], error: int, capac
         variants = [select(**request) for request in json.loads(requests)]
         plug_ins = library.load_all([recipe.for_variant(variant) for variant in variants])
         for index, plug_in in enumerate(plug_ins):
-            kernels[index].scratch = _address(plug_in, f"orchard_scratch_v{recipe.ABI_VERSION}")
-            kernels[index].run = _address(plug_in, f"orchard_run_v{recipe.ABI_VERSION}")
+            for name, _ in _Kernel._fields_:
+                symbol = f"orchard_{name}_v{recipe.ABI_VERSION}"
+                if hasattr(plug_in, symbol):
+                    setattr(kernels[index], name, ctypes.cast(getattr(plug_in, symbol), ctypes.c_void_p).value)
     except BaseException as exception:  # KeyboardInterrupt too: it can't fly through C++ frames
         _pending.exception = exception
         text = f"{type(exception).__name__}: {exception}".encode()[: capacity - 1]
@@ -71,6 +73,3 @@ def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel], error: int, capac
         return 1
     return 0
 
-
-def _address(plug_in: ctypes.CDLL, symbol: str) -> int | None:
-    return ctypes.cast(getattr(plug_in, symbol), ctypes.c_void_p).value

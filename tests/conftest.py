@@ -12,6 +12,13 @@ Path(os.environ["ORCHARD_JIT_CACHE_DIR"]).mkdir(mode=0o700, parents=True, exist_
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+if sys.platform != "darwin":
+    # Before anybody asks PyTorch about MPS: from here on there is a Mac, in software.
+    from software_mac import apple, mps
+
+    mps.install()
+    os.environ["CXX"] = str(apple.compiler())
+
 
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
@@ -27,7 +34,7 @@ def empty_cache(tmp_path, monkeypatch):
     return cache
 
 
-@pytest.fixture(params=["cpu"])
+@pytest.fixture(params=["cpu", "mps"])
 def device(request):
     """Every device that the conformance suite runs on."""
     return request.param

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_what_cannot_be_compiled_stops_the_rest(capsys, monkeypatch):
     assert "✓ toolchain" in out
     assert "✗ build" in out
     assert "not-there.h" in out
-    (log,) = (Path(line.partition("full log: ")[2]) for line in out.splitlines() if "full log: " in line)
+    log = Path(re.search(r"full log:\s+(\S+)", out).group(1))
     assert log.exists()
     shutil.rmtree(next(folder for folder in log.parents if folder.name.startswith("orchard_jit-")))
     assert "– load       needs build" in out

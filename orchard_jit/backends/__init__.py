@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from orchard_jit.backends.base import Backend
 from orchard_jit.backends.cpu import CpuBackend
+from orchard_jit.backends.metal import MetalBackend
 
-_BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (CpuBackend(),)}
+_BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (CpuBackend(), MetalBackend())}
 
 
 def get(name: str) -> Backend:

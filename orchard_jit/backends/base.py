@@ -10,11 +10,7 @@ from orchard_jit.variant import Variant
 
 
 class Backend(ABC):
-    """One device's compiler flags, limits and block sizes.
-
-    Its templates lie in `templates/<name>/`: a variant is built from `source(variant)`, and may
-    include every header of that folder.
-    """
+    """One device's templates, compiler flags, limits and block sizes."""
 
     name: ClassVar[str]
     dtypes: ClassVar[frozenset[str]]
@@ -32,8 +28,11 @@ class Backend(ABC):
         """The block sizes for a variant that has none yet."""
 
     @abstractmethod
-    def source(self, variant: Variant) -> str:
-        """Name of the one file that is compiled; its template is `<name>/<source>.j2`."""
+    def templates(self, variant: Variant) -> tuple[str, ...]:
+        """Patterns, below the templates folder, of the files that make up the variant.
+
+        The first names the one file that the compiler is given.
+        """
 
     @abstractmethod
     def context(self, variant: Variant) -> Mapping[str, object]:

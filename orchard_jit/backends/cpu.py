@@ -46,8 +46,8 @@ class CpuBackend(Backend):
             return {"q": 128 if wide else 256, "k": 96}
         return {"q": 64 if wide else 128, "k": 96}
 
-    def source(self, variant: Variant) -> str:
-        return f"{variant.kernel}.cpp"
+    def templates(self, variant: Variant) -> tuple[str, ...]:
+        return (f"cpu/{variant.kernel}.cpp.j2", "cpu/*.h*", "params.h.j2")
 
     def context(self, variant: Variant) -> Mapping[str, object]:
         return {"vector_bytes": _VECTOR_BYTES[variant.arch]}

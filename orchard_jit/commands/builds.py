@@ -26,6 +26,7 @@ class Outcome:
         seconds: How long it took.
         directory: Where it lies, unless it failed.
         error: Why it failed.
+
     """
 
     recipe: Recipe
@@ -74,6 +75,7 @@ def require_lasting_cache() -> None:
 
     Raises:
         CacheError: What is built now would be lost when this process ends.
+
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says the same, less strictly

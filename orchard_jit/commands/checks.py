@@ -49,6 +49,7 @@ class Answer:
         state: "ok"; "warning", it works but not as it could; "problem", it does not work.
         found: What was found.
         fix: What to do about it.
+
     """
 
     state: str
@@ -183,11 +184,15 @@ def operators() -> Answer:
     if next(_stored_operators(), None) is None:
         if os.environ.get("ORCHARD_JIT_OFFLINE", "") not in ("", "0"):
             return Answer(
-                "problem", "not compiled, and ORCHARD_JIT_OFFLINE forbids it", f"{prebuild}, without it"
+                "problem",
+                "not compiled, and ORCHARD_JIT_OFFLINE forbids it",
+                f"run `{prebuild}` without it, and where there is a compiler",
             )
         if _toolchain_text() is not None:
             return Answer(
-                "problem", "not compiled, and they can't be on this machine", f"{prebuild}, elsewhere"
+                "problem",
+                "not compiled, and they can't be on this machine",
+                f"run `{prebuild}` elsewhere, and name the cache here in ORCHARD_JIT_PREBUILT_DIRS",
             )
         return Answer("ok", f"not compiled yet; the first call does it, or now: {prebuild}")
     try:

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,16 @@ def fitted(text: str, *, used: int = 0) -> str:
     """The text, cut with an ellipsis where a terminal's line ends, `used` columns into it."""
     room = shutil.get_terminal_size().columns - used
     return f"{text[: room - 1]}…" if sys.stdout.isatty() and len(text) > room > 0 else text
+
+
+def wrapped(text: str, indent: int) -> list[str]:
+    """The text's lines, broken where they would leave the terminal when indented by so many columns."""
+    room = min(shutil.get_terminal_size().columns, 100) - indent
+    return [
+        part
+        for line in text.splitlines()
+        for part in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
+    ]
 
 
 def sparkline(values: Sequence[float], low: float, high: float, width: int) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from collections.abc import Callable
 
 from orchard_jit.commands import checks
 from orchard_jit.commands.checks import Answer
-from orchard_jit.commands.console import count_text, mark, print_json
+from orchard_jit.commands.console import count_text, mark, print_json, wrapped
 from orchard_jit.errors import CacheError
 
 CHECKS: dict[str, Callable[[], Answer]] = {
@@ -51,15 +49,9 @@ def run(*, as_json: bool) -> int:
 
 
 def _print(name: str, answer: Answer) -> None:
-    indent = " " * (_NAME_WIDTH + 4)
-    text = textwrap.wrap(answer.found, _width() - len(indent), break_on_hyphens=False, break_long_words=False)
-    print(f"{mark(answer.state)} {name:{_NAME_WIDTH}}  {text[0]}")
-    fix = textwrap.wrap(
-        f"fix: {answer.fix}", _width() - len(indent), break_on_hyphens=False, break_long_words=False
-    )
-    for line in (*text[1:], *(fix if answer.fix else ())):
-        print(f"{indent}{line}")
-
-
-def _width() -> int:
-    return min(shutil.get_terminal_size().columns, 100)
+    indent = _NAME_WIDTH + 4
+    first, *rest = wrapped(answer.found, indent)
+    fix = wrapped(f"fix: {answer.fix}", indent) if answer.fix else []
+    print(f"{mark(answer.state)} {name:{_NAME_WIDTH}}  {first}")
+    for line in (*rest, *fix):
+        print(f"{'':{indent}}{line}")

@@ -31,6 +31,7 @@ class Finding:
         table: Lines below it.
         data: The same for a program.
         fault: What falls short, if anything does.
+
     """
 
     text: str

@@ -56,6 +56,7 @@ class Error:
         what: What was compared.
         error: Relative error, in Frobenius norms.
         limit: The most that is accepted.
+
     """
 
     dtype: str
@@ -116,6 +117,7 @@ def gradcheck() -> None:
 
     Raises:
         RuntimeError: A gradient is not the numerical one; the message shows both.
+
     """
     generator = torch.Generator().manual_seed(0)
     shapes = ((1, 2, 5, GRADCHECK_HEAD_DIM), (1, 1, 7, GRADCHECK_HEAD_DIM), (1, 1, 7, GRADCHECK_HEAD_DIM))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from orchard_jit.commands.builds import quiet_progress
-from orchard_jit.commands.console import count_text, fitted, live, mark, print_json
+from orchard_jit.commands.console import count_text, fitted, live, mark, print_json, wrapped
 from orchard_jit.commands.findings import Finding
 from orchard_jit.commands.machine import mps_fault
 from orchard_jit.commands.steps import Steps
@@ -104,7 +104,7 @@ def _print(report: Report) -> None:
     seconds = f"{report.seconds:.1f} s" if report.state != "not run" else ""
     head = f"{report.name:{_NAME_WIDTH}}  {report.finding.text}"
     print(f"{mark(report.state)} {head:{_LINE_WIDTH - 10}}{seconds:>8}".rstrip(), flush=True)
-    for line in (report.finding.fault or "").splitlines():
+    for line in wrapped(report.finding.fault or "", len(_INDENT)):
         print(f"{_INDENT}{line}")
     for line in report.finding.table:
         print(fitted(f"{_INDENT}{line}".rstrip()))

@@ -100,6 +100,7 @@ def train(attentions: Sequence[Attention], device: str, steps: int, tell: Callab
 
     Returns:
         The run of each model.
+
     """
     text = corpus().to(device)
     with torch.random.fork_rng(devices=[]):

@@ -22,6 +22,7 @@ def chosen(
 
     Raises:
         UsageError: There is no such variant; the message says what is accepted.
+
     """
     try:
         return select(
@@ -42,6 +43,7 @@ def dtypes(backend: str) -> list[str]:
 
     Raises:
         UsageError: There is no such backend.
+
     """
     try:
         known = backends.get(backend).dtypes

@@ -108,14 +108,15 @@ def _expected_seconds(recipe: Recipe, store: Store) -> float:
 
 
 def _missing_text(recipe: Recipe) -> str:
-    searched = [str(store.root) for store in roots.search_stores()] or [f"{roots.cache_root()} (missing)"]
+    searched = [store.root for store in roots.search_stores()] or [f"{roots.cache_root()} (missing)"]
     if "variant" in recipe.spec:
         command = prebuild_command(Variant.from_json(recipe.spec["variant"]))
     else:
         command = "orchard-jit prebuild --operators"
     return (
         f"{recipe.title} (key {recipe.key}) is not in the cache, and ORCHARD_JIT_OFFLINE forbids compiling.\n"
-        f"searched: {', '.join(searched)}\nprebuild it where there is a compiler, for {recipe.shelf}:\n  {command}"
+        f"searched: {', '.join(map(str, searched))}\n"
+        f"prebuild it where there is a compiler, for {recipe.shelf}:\n  {command}"
     )
 
 

@@ -82,21 +82,16 @@ def for_variant(variant: Variant) -> Recipe:
     """The plug-in of a variant. It knows no torch, so its shelf names the platform alone."""
     backend = backends.get(variant.backend)
     backend.check(variant)
-    source = backend.source(variant)
     renderer = Renderer(
         variant=variant, block=dict(variant.blocks), abi_version=ABI_VERSION, **backend.context(variant)
     )
-    files = {
-        "params.h": renderer.render("params.h.j2"),
-        source: renderer.render(f"{variant.backend}/{source}.j2"),
-    }
-    files |= renderer.render_folder(variant.backend, "*.h*")
+    files = renderer.render_all(*backend.templates(variant))
     return Recipe(
         title=str(variant),
         spec={"variant": variant.to_json()},
         shelf=platform_tag(),
         files=files,
-        sources=(source,),
+        sources=(next(iter(files)),),
         compile_flags=(*backend.compile_flags(variant), *_user_flags()),
         link_flags=backend.link_flags(variant),
     )
@@ -107,7 +102,7 @@ def for_binding() -> Recipe:
     import torch
 
     renderer = Renderer(abi_version=ABI_VERSION)
-    files = {"params.h": renderer.render("params.h.j2")} | renderer.render_folder("binding")
+    files = renderer.render_all("binding/*", "params.h.j2")
     on_mac = sys.platform == "darwin"
     abi = f"cxx11abi{int(torch.compiled_with_cxx11_abi())}"
     return Recipe(

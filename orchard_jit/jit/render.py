@@ -42,7 +42,8 @@ class Renderer:
             return (templates_directory() / template).read_text(encoding="utf-8")
         return _environment().get_template(template).render(self._context)
 
-    def render_folder(self, folder: str, pattern: str = "*") -> dict[str, str]:
-        """Every file of a folder that matches the pattern, by its name without the `.j2`."""
-        names = sorted(path.name for path in (templates_directory() / folder).glob(pattern) if path.is_file())
-        return {name.removesuffix(".j2"): self.render(f"{folder}/{name}") for name in names}
+    def render_all(self, *patterns: str) -> dict[str, str]:
+        """The texts of all templates that match, in the order of the patterns, by their names without `.j2`."""
+        root = templates_directory()
+        paths = [path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))]
+        return {path.name.removesuffix(".j2"): self.render(path.as_posix()) for path in paths}

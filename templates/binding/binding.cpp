@@ -3,5 +3,6 @@
 #include "device.cpp"
 #include "host.cpp"
 #include "inputs.cpp"
+#include "journal.cpp"
 #include "kernels.cpp"
 #include "operators.cpp"

@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "host.h"
 #include "inputs.h"
+#include "journal.h"
 
 namespace orchard {
 namespace {
@@ -62,8 +63,9 @@ OrchardCall describe(const Tensor& query, const Tensor& key, const Tensor& value
   return call;
 }
 
-void run(OrchardCall& call, const Request& request, const Tensor& query) {
+void run(OrchardCall& call, const Request& request, const Tensor& query, std::initializer_list<Role> roles) {
   const Kernel kernel = kernel_for(request);
+  note_tensors(kernel, roles);
   const OrchardHost host = host_for(request.backend);
   char error[1024] = "";
   call.host = &host;
@@ -76,6 +78,7 @@ void run(OrchardCall& call, const Request& request, const Tensor& query) {
   }
   const int32_t status = kernel.run(&call);
   TORCH_CHECK(status == 0, "orchard_jit: the kernel failed with code ", status, ": ", error);
+  note_call(request);
 }
 
 }  // namespace
@@ -89,7 +92,8 @@ ForwardResult device_forward(const Tensor& query, const Tensor& key, const Tenso
   if (lse.numel() == 0) return {out, lse};
   if (key.size(2) == 0) return {out.zero_(), lse.fill_(-std::numeric_limits<double>::infinity())};
   OrchardCall call = describe(query, key, value, out, lse, scale, causal);
-  run(call, *request_for(Pass::forward, query, value, causal != "none"), query);
+  run(call, *request_for(Pass::forward, query, value, causal != "none"), query,
+      {{"query", &query}, {"key", &key}, {"value", &value}, {"out", &out}, {"lse", &lse}});
   return {out, lse};
 }
 
@@ -116,7 +120,10 @@ BackwardResult device_backward(const Tensor& grad_out_, const std::optional<Tens
     grad_lse = grad_lse_->contiguous();
     call.grad_lse = buffer(grad_lse);
   }
-  run(call, *request_for(Pass::backward, query, value, causal != "none"), query);
+  run(call, *request_for(Pass::backward, query, value, causal != "none"), query,
+      {{"query", &query}, {"key", &key}, {"value", &value}, {"out", &out}, {"lse", &lse}, {"grad_out", &grad_out},
+       {"grad_lse", grad_lse.defined() ? &grad_lse : nullptr}, {"grad_query", &grad_query}, {"grad_key", &grad_key},
+       {"grad_value", &grad_value}});
   return {grad_query, grad_key, grad_value};
 }
 

@@ -21,10 +21,11 @@ struct Request {
   int64_t head_dim, head_dim_v;
 };
 
-/// A loaded plug-in's two entry points. Python writes them, so the order is part of the contract.
+/// A loaded plug-in's entry points. Python writes them, so the order is part of the contract.
 struct Kernel {
   int64_t (*scratch)(const OrchardCall*);
   int32_t (*run)(const OrchardCall*);
+  const char* (*storage)(const OrchardBuffer*);
 };
 
 /// The kernel of a request, which is found, built or loaded first if this process has not used it yet.
