@@ -11,11 +11,13 @@ from orchard_jit.jit import library, recipe
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
 
+_ENTRY_POINTS = ("scratch", "run", "storage")
+
 
 class _Kernel(ctypes.Structure):
     """`orchard::Kernel` of templates/binding/kernels.h."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("scratch", "run", "storage"))
+    _fields_ = tuple((name, ctypes.c_void_p) for name in _ENTRY_POINTS)
 
 
 _Resolver = ctypes.CFUNCTYPE(
@@ -62,14 +64,12 @@ def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel], error: int, capac
         variants = [select(**request) for request in json.loads(requests)]
         plug_ins = library.load_all([recipe.for_variant(variant) for variant in variants])
         for index, plug_in in enumerate(plug_ins):
-            for name, _ in _Kernel._fields_:
-                symbol = f"orchard_{name}_v{recipe.ABI_VERSION}"
-                if hasattr(plug_in, symbol):
-                    setattr(kernels[index], name, ctypes.cast(getattr(plug_in, symbol), ctypes.c_void_p).value)
+            for name in _ENTRY_POINTS:
+                function = getattr(plug_in, f"orchard_{name}_v{recipe.ABI_VERSION}")
+                setattr(kernels[index], name, ctypes.cast(function, ctypes.c_void_p).value)
     except BaseException as exception:  # KeyboardInterrupt too: it can't fly through C++ frames
         _pending.exception = exception
         text = f"{type(exception).__name__}: {exception}".encode()[: capacity - 1]
         ctypes.memmove(error, text + b"\0", len(text) + 1)
         return 1
     return 0
-

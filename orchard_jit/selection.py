@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchard_jit import backends
+from orchard_jit import backends, blocks
 from orchard_jit.variant import Variant
 
 
@@ -38,6 +38,6 @@ def select(
         raise ValueError(
             f"the {backend} backend has kernels for {', '.join(sorted(device.dtypes))}; got {dtype}"
         )
-    variant = variant.with_blocks(device.blocks(variant))
+    variant = variant.with_blocks(blocks.choose(variant))
     device.check(variant)
     return variant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -62,16 +62,15 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """A short name that a person can read and a file can have."""
+        """Short, for people and files. It leaves the blocks out; `str` has them."""
         dims = (
             f"d{self.head_dim}" if self.head_dim == self.head_dim_v else f"d{self.head_dim}v{self.head_dim_v}"
         )
-        blocks = (f"{name}{size}" for name, size in self.blocks)
-        parts = (self.backend, self.arch, self.kernel, DTYPES[self.dtype], dims, *self.features, *blocks)
-        return "-".join(parts)
+        return "-".join((self.backend, self.arch, self.kernel, DTYPES[self.dtype], dims, *self.features))
 
     def __str__(self) -> str:
-        return self.name
+        blocks = " ".join(f"{name}={size}" for name, size in self.blocks)
+        return f"{self.name} [{blocks}]"
 
     def with_blocks(self, blocks: Mapping[str, int]) -> Variant:
         """The same kernel in other block sizes."""
@@ -89,6 +88,6 @@ class Variant:
         )
 
 
-def _require(name: str, value: object, accepted: Iterable[str]) -> None:
+def _require(name: str, value: str, accepted: Collection[str]) -> None:
     if value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}; got {value!r}")

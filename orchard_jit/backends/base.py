@@ -10,7 +10,7 @@ from orchard_jit.variant import Variant
 
 
 class Backend(ABC):
-    """One device's templates, compiler flags, limits and block sizes."""
+    """One device's templates, compiler flags and limits."""
 
     name: ClassVar[str]
     dtypes: ClassVar[frozenset[str]]
@@ -24,10 +24,6 @@ class Backend(ABC):
         """Raise ValueError, with the numbers, if the variant cannot work on its arch."""
 
     @abstractmethod
-    def blocks(self, variant: Variant) -> Mapping[str, int]:
-        """The block sizes for a variant that has none yet."""
-
-    @abstractmethod
     def templates(self, variant: Variant) -> tuple[str, ...]:
         """Patterns, below the templates folder, of the files that make up the variant.
 
@@ -37,6 +33,10 @@ class Backend(ABC):
     @abstractmethod
     def context(self, variant: Variant) -> Mapping[str, object]:
         """What the backend's templates see beside the variant itself."""
+
+    @abstractmethod
+    def machine(self, variant: Variant) -> str:
+        """The kind of processor that the library runs on, as `platform.machine` calls it."""
 
     @abstractmethod
     def compile_flags(self, variant: Variant) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ _MACHINE_FLAGS = {
     "x86-64": ("-march=x86-64",),
     "arm64": (),
 }
+_ARM = ("arm64", "aarch64")
 _X86_LEVELS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 
 
@@ -26,7 +27,7 @@ class CpuBackend(Backend):
 
     def arch(self) -> str:
         machine = platform.machine().lower()
-        if machine in ("arm64", "aarch64"):
+        if machine in _ARM:
             return "arm64"
         if machine in ("x86_64", "amd64"):
             import torch  # PyTorch already knows what this processor and its operating system can do
@@ -39,18 +40,25 @@ class CpuBackend(Backend):
     def check(self, variant: Variant) -> None:
         if variant.arch not in _VECTOR_BYTES:
             raise ValueError(f"arch must be one of {', '.join(_VECTOR_BYTES)}; got {variant.arch!r}")
-
-    def blocks(self, variant: Variant) -> Mapping[str, int]:
-        wide = max(variant.head_dim, variant.head_dim_v) > 128
-        if variant.kernel == "forward":
-            return {"q": 128 if wide else 256, "k": 96}
-        return {"q": 64 if wide else 128, "k": 96}
+        blocks = dict(variant.blocks)
+        if set(blocks) != {"q", "k"}:
+            raise ValueError(f"a cpu kernel has the blocks q and k; got {', '.join(blocks) or 'none'}")
+        if blocks["q"] % 64 or blocks["q"] > 1024:
+            raise ValueError(f"block q must be a multiple of 64 up to 1024, got {blocks['q']}")
+        if blocks["k"] > 1024:
+            raise ValueError(f"block k must be 1 to 1024, got {blocks['k']}")
 
     def templates(self, variant: Variant) -> tuple[str, ...]:
         return (f"cpu/{variant.kernel}.cpp.j2", "cpu/*.h*", "params.h.j2")
 
     def context(self, variant: Variant) -> Mapping[str, object]:
         return {"vector_bytes": _VECTOR_BYTES[variant.arch]}
+
+    def machine(self, variant: Variant) -> str:
+        here = platform.machine().lower()
+        if variant.arch != "arm64":
+            return "x86_64"
+        return here if here in _ARM else "aarch64"
 
     def compile_flags(self, variant: Variant) -> tuple[str, ...]:
         return ("-std=c++17", "-O3", "-fvisibility=hidden", *_MACHINE_FLAGS[variant.arch])

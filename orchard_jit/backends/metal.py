@@ -1,4 +1,4 @@
-"""Apple GPUs: families as archs, block sizes by family, and what fits into a threadgroup."""
+"""Apple GPUs: families as archs, and what fits into a threadgroup."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import os
 import platform
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,6 +35,7 @@ class Grouping:
         columns: Keys (in dK/dV: queries) that it meets at once; a multiple of 8.
         simdgroups: Simdgroups of a threadgroup.
         split: Simdgroups of a team, which share rows and hold a slice of the head dim each.
+
     """
 
     rows: int
@@ -67,7 +67,9 @@ def groupings(variant: Variant) -> dict[str, Grouping]:
             for prefix in _PREFIXES[variant.kernel]
         }
     except KeyError as error:
-        raise ValueError(f"a metal {variant.kernel} needs a block {error}; got {', '.join(blocks) or 'none'}") from None
+        raise ValueError(
+            f"a metal {variant.kernel} needs a block {error}; got {', '.join(blocks) or 'none'}"
+        ) from None
 
 
 class MetalBackend(Backend):
@@ -80,19 +82,23 @@ class MetalBackend(Backend):
         """`ORCHARD_GPU_FAMILY`, else the family of this Mac's chip."""
         version = platform.mac_ver()[0]
         if version and int(version.split(".")[0]) < _OLDEST_MACOS:
-            raise NotImplementedError(f"the Metal kernels need macOS {_OLDEST_MACOS} or later; this is {version}")
+            raise NotImplementedError(
+                f"the Metal kernels need macOS {_OLDEST_MACOS} or later; this is {version}"
+            )
         return os.environ.get("ORCHARD_GPU_FAMILY") or family_of_chip(_chip_name())
 
     def check(self, variant: Variant) -> None:
         if variant.arch not in FAMILIES:
             raise ValueError(f"a metal arch must be one of {', '.join(FAMILIES)}; got {variant.arch!r}")
         if variant.dtype not in self.dtypes:
-            raise ValueError(f"Metal has no {variant.dtype}; use {', '.join(sorted(self.dtypes))}, or the cpu")
+            raise ValueError(
+                f"Metal has no {variant.dtype}; use {', '.join(sorted(self.dtypes))}, or the cpu"
+            )
         for prefix, grouping in groupings(variant).items():
-            for name in ("rows", "columns"):
+            for name, most in (("rows", 64), ("columns", 128)):
                 size = getattr(grouping, name)
-                if size % 8:
-                    raise ValueError(f"block {prefix}{name} must be a multiple of 8, got {size}")
+                if size % 8 or size > most:
+                    raise ValueError(f"block {prefix}{name} must be a multiple of 8 up to {most}, got {size}")
             if grouping.simdgroups % grouping.split:
                 raise ValueError(
                     f"block {prefix}simdgroups must be a multiple of {prefix}split, "
@@ -110,23 +116,15 @@ class MetalBackend(Backend):
                     f"threadgroup memory; there are {_MAX_THREADGROUP_BYTES}"
                 )
 
-    def blocks(self, variant: Variant) -> Mapping[str, int]:
-        wide = max(variant.head_dim, variant.head_dim_v)
-        split = 1 if wide <= 128 else 2 if wide <= 256 else 4
-        if variant.kernel == "forward":
-            return {"rows": 16 if wide <= 64 else 8, "columns": 32, "simdgroups": 4, "split": split}
-        return {
-            f"{prefix}{name}": size
-            for prefix in _PREFIXES["backward"]
-            for name, size in (("rows", 8), ("columns", 16), ("simdgroups", 4), ("split", split))
-        }
-
     def templates(self, variant: Variant) -> tuple[str, ...]:
         # The host holds the Metal source as text; the file beside it is for people and their tools.
         return ("metal/host.mm.j2", f"metal/{variant.kernel}.metal.j2", "params.h.j2")
 
     def context(self, variant: Variant) -> Mapping[str, object]:
         return {}
+
+    def machine(self, variant: Variant) -> str:
+        return platform.machine().lower()
 
     def compile_flags(self, variant: Variant) -> tuple[str, ...]:
         return ("-O2", "-fvisibility=hidden")
@@ -144,7 +142,7 @@ def family_of_chip(chip: str) -> str:
 
 
 def _chip_name() -> str:
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return "Apple M3"  # somebody emulates a Mac, and says by ORCHARD_GPU_FAMILY if it is to be another
     system = ctypes.CDLL(None)
     buffer = ctypes.create_string_buffer(256)

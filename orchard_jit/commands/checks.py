@@ -20,7 +20,7 @@ from orchard_jit import backends, binding
 from orchard_jit.commands.console import bytes_text, count_text
 from orchard_jit.commands.machine import compiler_fault, mps_fault, ninja_version
 from orchard_jit.errors import ToolchainError
-from orchard_jit.jit import build, roots
+from orchard_jit.jit import build, library, roots
 from orchard_jit.jit.recipe import for_binding, for_variant, platform_tag
 from orchard_jit.jit.store import Entry
 from orchard_jit.selection import select
@@ -29,11 +29,19 @@ OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 13)
 """What the package is tested with, as in pyproject.toml."""
 
 VARIABLES = (
+    "ORCHARD_DEBUG_FLASHATN",
+    "ORCHARD_DEBUG_FLASH_ATN",
+    "ORCHARD_DEBUG_FLASH_ATN_LOG",
+    "ORCHARD_GPU_FAMILY",
+    "ORCHARD_JIT_BLOCKS",
     "ORCHARD_JIT_CACHE_DIR",
     "ORCHARD_JIT_CXXFLAGS",
     "ORCHARD_JIT_OFFLINE",
     "ORCHARD_JIT_PREBUILT_DIRS",
     "ORCHARD_JIT_QUIET",
+    "ORCHARD_STORAGE",
+    "ORCHARD_TENSOR_PROFILE",
+    "ORCHARD_TENSOR_PROFILE_LOG",
 )
 """Every environment variable that the package reads, beside those of its tools."""
 
@@ -182,7 +190,7 @@ def operators() -> Answer:
     """Whether the compiled operators can be loaded."""
     prebuild = "orchard-jit prebuild --operators"
     if next(_stored_operators(), None) is None:
-        if os.environ.get("ORCHARD_JIT_OFFLINE", "") not in ("", "0"):
+        if library.offline():
             return Answer(
                 "problem",
                 "not compiled, and ORCHARD_JIT_OFFLINE forbids it",

@@ -58,10 +58,10 @@ def ninja_version() -> str | None:
 
 def mps_fault() -> str | None:
     """Why there is no `device="mps"` on this machine, or None if there is."""
+    if torch.backends.mps.is_available():
+        return None
     if platform.system() != "Darwin":
         return f"MPS needs macOS on Apple Silicon; this is {platform.system()}"
     if not torch.backends.mps.is_built():
         return "this PyTorch was built without MPS; install its arm64 build into an arm64 Python"
-    if not torch.backends.mps.is_available():
-        return "PyTorch finds no GPU; MPS needs Apple Silicon and macOS 14 or newer"
-    return None
+    return "PyTorch finds no GPU; MPS needs Apple Silicon and macOS 14 or newer"

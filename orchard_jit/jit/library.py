@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
-from orchard_jit.errors import CompileError, MissingVariantError
+from orchard_jit.errors import CompileError, MissingVariantError, ToolchainError
 from orchard_jit.jit import build, lock, progress, roots
-from orchard_jit.jit.recipe import Recipe
+from orchard_jit.jit.recipe import Recipe, platform_tag
 from orchard_jit.jit.store import Entry, Store
 from orchard_jit.variant import Variant
 
@@ -57,9 +57,18 @@ def find(recipe: Recipe) -> Entry | None:
     return None
 
 
+def offline() -> bool:
+    """Whether `ORCHARD_JIT_OFFLINE` forbids compiling."""
+    return os.environ.get("ORCHARD_JIT_OFFLINE", "") not in ("", "0")
+
+
 def _make(recipe: Recipe) -> ctypes.CDLL:
     """Build a library that no store has, and publish it, unless another process is quicker."""
-    if os.environ.get("ORCHARD_JIT_OFFLINE", "") not in ("", "0"):
+    if not recipe.shelf.endswith(platform_tag()):
+        raise ToolchainError(
+            f"{recipe.title} is for {recipe.shelf}; this machine compiles for {platform_tag()} alone"
+        )
+    if offline():
         raise MissingVariantError(_missing_text(recipe))
     build.check_toolchain()
     store = roots.writable_store()
@@ -108,14 +117,14 @@ def _expected_seconds(recipe: Recipe, store: Store) -> float:
 
 
 def _missing_text(recipe: Recipe) -> str:
-    searched = [store.root for store in roots.search_stores()] or [f"{roots.cache_root()} (missing)"]
+    searched = [str(store.root) for store in roots.search_stores()] or [f"{roots.cache_root()} (missing)"]
     if "variant" in recipe.spec:
         command = prebuild_command(Variant.from_json(recipe.spec["variant"]))
     else:
         command = "orchard-jit prebuild --operators"
     return (
         f"{recipe.title} (key {recipe.key}) is not in the cache, and ORCHARD_JIT_OFFLINE forbids compiling.\n"
-        f"searched: {', '.join(map(str, searched))}\n"
+        f"searched: {', '.join(searched)}\n"
         f"prebuild it where there is a compiler, for {recipe.shelf}:\n  {command}"
     )
 

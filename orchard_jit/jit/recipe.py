@@ -79,7 +79,12 @@ class Recipe:
 
 
 def for_variant(variant: Variant) -> Recipe:
-    """The plug-in of a variant. It knows no torch, so its shelf names the platform alone."""
+    """The plug-in of a variant. It knows no torch, so its shelf names the platform alone.
+
+    Raises:
+        ValueError: The variant does not fit its arch.
+
+    """
     backend = backends.get(variant.backend)
     backend.check(variant)
     renderer = Renderer(
@@ -87,9 +92,9 @@ def for_variant(variant: Variant) -> Recipe:
     )
     files = renderer.render_all(*backend.templates(variant))
     return Recipe(
-        title=str(variant),
+        title=variant.name,
         spec={"variant": variant.to_json()},
-        shelf=platform_tag(),
+        shelf=platform_tag(backend.machine(variant)),
         files=files,
         sources=(next(iter(files)),),
         compile_flags=(*backend.compile_flags(variant), *_user_flags()),
@@ -118,9 +123,9 @@ def for_binding() -> Recipe:
     )
 
 
-def platform_tag() -> str:
-    """Operating system and machine, as "linux-x86_64" or "darwin-arm64"."""
-    return f"{sys.platform}-{platform.machine().lower()}"
+def platform_tag(machine: str | None = None) -> str:
+    """Operating system and machine (this one, by default), as "linux-x86_64" or "darwin-arm64"."""
+    return f"{sys.platform}-{machine or platform.machine().lower()}"
 
 
 def write_files(recipe: Recipe, directory: Path) -> None:

@@ -43,7 +43,7 @@ class Renderer:
         return _environment().get_template(template).render(self._context)
 
     def render_all(self, *patterns: str) -> dict[str, str]:
-        """The texts of all templates that match, in the order of the patterns, by their names without `.j2`."""
+        """The texts of all that match, in the patterns' order, by their names without `.j2`."""
         root = templates_directory()
         paths = [path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))]
         return {path.name.removesuffix(".j2"): self.render(path.as_posix()) for path in paths}

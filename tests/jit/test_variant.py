@@ -14,7 +14,8 @@ VARIANT = Variant("cpu", "x86-64-v3", "forward", "bfloat16", 64, 32, ("causal",)
 
 
 def test_it_can_be_read_hashed_and_compared():
-    assert str(VARIANT) == "cpu-x86-64-v3-forward-bf16-d64v32-causal-k96-q64"
+    assert VARIANT.name == "cpu-x86-64-v3-forward-bf16-d64v32-causal"
+    assert str(VARIANT) == "cpu-x86-64-v3-forward-bf16-d64v32-causal [k=96 q=64]"
     assert len({VARIANT, dataclasses.replace(VARIANT), VARIANT.with_blocks({"q": 64, "k": 96})}) == 1
 
 
