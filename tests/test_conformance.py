@@ -34,7 +34,7 @@ def check(query, key, value, causal="none", scale=None, dtype=None):
     torch.testing.assert_close(lse.cpu().double(), expected.lse, rtol=1e-5, atol=1e-5)
     for name, actual, wanted in zip(("query", "key", "value"), grads, expected.grads, strict=True):
         # A gradient that is 0 in exact arithmetic (one key, say) is a difference of numbers of this size.
-        size = max(wanted.norm().item(), 0.1 * grad_out.double().norm().item())
+        size = max(wanted.norm().item(), 0.1 * grad_out.cpu().double().norm().item())
         distance = (actual.cpu().double() - wanted).norm().item()
         assert distance < 2 * tolerance * size, name
     return out

@@ -78,9 +78,15 @@ inline void load_vector(Strip<1> strip, const Head& head, int64_t start, int64_t
   // Summed up in the order of the product that it will be subtracted from: with a single key they cancel exactly.
   Real out[kHeadDimV * kLanes];
   load_transposed<kHeadDimV>(head.out.from(start), count, 1, {out, kLanes});
-  Vector products = {};
-  for (int d = 0; d < kHeadDimV; d++) products += load(out + d * kLanes) * load(strip.grad_out[d]);
-  store(strip.delta, load(strip.delta) + products);
+  Vector delta = load(strip.delta);
+  for (int first = 0; first < kHeadDimV; first += kDepth) {
+    Vector products = {};
+    for (int d = first; d < min(kHeadDimV, first + kDepth); d++) {
+      products += load(out + d * kLanes) * load(strip.grad_out[d]);
+    }
+    delta += products;
+  }
+  store(strip.delta, delta);
 }
 
 }  // namespace orchard

@@ -1,6 +1,7 @@
 // Products of matrices, computed in tiles that fill the CPU's registers.
 #pragma once
 
+#include "numbers.h"
 #include "rows.h"
 
 namespace orchard {
@@ -36,6 +37,14 @@ struct Tile {
     return sum;
   }
 
+  ORCHARD_INLINE void add(const Tile& other) {
+    ORCHARD_UNROLL
+    for (int r = 0; r < Height; r++) {
+      ORCHARD_UNROLL
+      for (int v = 0; v < Width; v++) at[r][v] += other.at[r][v];
+    }
+  }
+
   /// Calls body(row, v, vector) for each vector.
   template <class Body>
   ORCHARD_INLINE void for_each(Body body) {
@@ -51,6 +60,9 @@ struct Tile {
 constexpr int tile_height(int width) { return width == 1 ? 8 : kRegisters * 3 / 4 / width; }
 constexpr int kTallest = 12;
 
+/// Deeper products are summed up in pieces: one long chain of additions would lose digits.
+constexpr int kDepth = 128;
+
 /// left · right, Width vectors wide, for the first `count` rows of left: body(row, tile) gets some rows at a time.
 /// Rows past the end repeat the last one.
 template <int Width, class Body>
@@ -60,7 +72,12 @@ ORCHARD_INLINE void multiply(Rows<const Real> left, int count, Rows<const Real> 
     const Real* rows[kHeight];
     ORCHARD_UNROLL
     for (int r = 0; r < kHeight; r++) rows[r] = left[first + r < count ? first + r : count - 1];
-    body(first, Tile<kHeight, Width>::product(rows, 1, right, depth));
+    auto tile = Tile<kHeight, Width>::product(rows, 1, right, min(depth, kDepth));
+    for (int t = kDepth; t < depth; t += kDepth) {
+      for (const Real*& row : rows) row += kDepth;
+      tile.add(Tile<kHeight, Width>::product(rows, 1, right.from(t), min(depth - t, kDepth)));
+    }
+    body(first, tile);
   }
 }
 
