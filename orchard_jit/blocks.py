@@ -17,8 +17,8 @@ from typing import Any
 from orchard_jit.variant import Variant
 
 # Each Metal kernel's "rows/columns/simdgroups/split", by the larger head dim, where operands have 16 bits and
-# where they have 32. A lane then holds about 90 registers of data at most. Registers, spills and memory traffic
-# were counted in a translation to PTX; nothing here has been timed on Apple hardware.
+# where they have 32. A lane then holds about 90 registers of data at most. Registers, spills and memory
+# traffic were counted in a translation to PTX; nothing here has been timed on Apple hardware.
 _METAL = """
 up to   forward              dq                   dkv
         16 bits   32 bits    16 bits   32 bits    16 bits   32 bits

@@ -25,14 +25,14 @@ class Backend(ABC):
 
     @abstractmethod
     def templates(self, variant: Variant) -> tuple[str, ...]:
-        """Patterns, below the templates folder, of the files that make up the variant.
+        """Patterns, below the templates folder, of the files that make up the variant beside `params.h`.
 
         The first names the one file that the compiler is given.
         """
 
     @abstractmethod
     def context(self, variant: Variant) -> Mapping[str, object]:
-        """What the backend's templates see beside the variant itself."""
+        """JSON values that the backend's templates see beside the variant itself."""
 
     @abstractmethod
     def machine(self, variant: Variant) -> str:

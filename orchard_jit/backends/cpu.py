@@ -49,7 +49,7 @@ class CpuBackend(Backend):
             raise ValueError(f"block k must be 1 to 1024, got {blocks['k']}")
 
     def templates(self, variant: Variant) -> tuple[str, ...]:
-        return (f"cpu/{variant.kernel}.cpp.j2", "cpu/*.h*", "params.h.j2")
+        return (f"cpu/{variant.kernel}.cpp.j2", "cpu/*.h*")
 
     def context(self, variant: Variant) -> Mapping[str, object]:
         return {"vector_bytes": _VECTOR_BYTES[variant.arch]}

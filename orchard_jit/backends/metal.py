@@ -118,7 +118,7 @@ class MetalBackend(Backend):
 
     def templates(self, variant: Variant) -> tuple[str, ...]:
         # The host holds the Metal source as text; the file beside it is for people and their tools.
-        return ("metal/host.mm.j2", f"metal/{variant.kernel}.metal.j2", "params.h.j2")
+        return ("metal/host.mm.j2", f"metal/{variant.kernel}.metal.j2")
 
     def context(self, variant: Variant) -> Mapping[str, object]:
         return {}
@@ -134,7 +134,7 @@ class MetalBackend(Backend):
 
 
 def family_of_chip(chip: str) -> str:
-    """The GPU family of a chip by its name, as "Apple M3 Max"; of one that is newer than this table, the latest."""
+    """The GPU family of a chip by its name, as "Apple M3 Max"; the latest family for one newer than the table."""
     generation = re.search(r"\bM(\d+)", chip)
     if generation is None:
         raise NotImplementedError(f"the Metal kernels are for Apple M1 and later; this chip is {chip!r}")

@@ -44,7 +44,6 @@ def _only_match(wanted: str) -> Entry:
 def _print(entry: Entry, damage: str | None) -> None:
     manifest = entry.manifest
     inputs, toolchain = manifest["key_inputs"], manifest["toolchain"]
-    headers = sorted(set(inputs["files"]) - set(inputs["sources"]))
     built = datetime.fromtimestamp(manifest["created"]).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     rows = [
         ("key", entry.key),
@@ -58,7 +57,6 @@ def _print(entry: Entry, damage: str | None) -> None:
         ("torch", toolchain["torch"]),
         ("flags", shlex.join((*inputs["compile_flags"], *inputs["link_flags"]))),
         ("sources", ", ".join(inputs["sources"])),
-        ("headers", ", ".join(headers)),
     ]
     ((kind, spec),) = manifest["spec"].items()
     rows += [

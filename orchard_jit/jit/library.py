@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from statistics import median
 
 from orchard_jit.errors import CompileError, MissingVariantError, ToolchainError
 from orchard_jit.jit import build, lock, progress, roots
@@ -110,10 +109,10 @@ def _build_and_publish(recipe: Recipe, store: Store) -> ctypes.CDLL:
 
 
 def _expected_seconds(recipe: Recipe, store: Store) -> float:
-    """The median of earlier builds of the same kind."""
+    """What the middle one of earlier builds of the same kind took."""
     (kind,) = recipe.spec
     earlier = [entry.manifest["build_seconds"] for entry in store.entries() if kind in entry.manifest["spec"]]
-    return median(earlier) if earlier else _GUESSED_SECONDS[kind]
+    return sorted(earlier)[len(earlier) // 2] if earlier else _GUESSED_SECONDS[kind]
 
 
 def _missing_text(recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchard_jit import backends
-from orchard_jit.jit.render import Renderer
+from orchard_jit.jit.render import Rendering
 from orchard_jit.variant import Variant
 
 ABI_VERSION = 1
@@ -33,7 +33,8 @@ class Recipe:
         title: What it is called in messages.
         spec: What it is, as JSON values, for the manifest.
         shelf: The folder of the cache that it belongs to: what the library can run on.
-        files: Rendered texts by file name.
+        origin: What `files` follow from, as JSON values. It stands for them in the key.
+        files: Texts by file name.
         sources: Those of `files` that the compiler is given.
         compile_flags: For the compiler, in order.
         link_flags: For the linker, in order.
@@ -43,6 +44,7 @@ class Recipe:
     title: str
     spec: Mapping[str, Any]
     shelf: str
+    origin: Mapping[str, Any]
     files: Mapping[str, str]
     sources: tuple[str, ...]
     compile_flags: tuple[str, ...]
@@ -58,7 +60,7 @@ class Recipe:
         return {
             "schema": _KEY_SCHEMA,
             "shelf": self.shelf,
-            "files": {name: _sha256(text.encode()) for name, text in sorted(self.files.items())},
+            "origin": self.origin,
             "sources": list(self.sources),
             "compile_flags": list(self.compile_flags),
             "link_flags": list(self.link_flags),
@@ -70,7 +72,7 @@ class Recipe:
     def key(self) -> str:
         """20 hexadecimal digits of the SHA-256 of `key_inputs`."""
         canonical = json.dumps(self.key_inputs, sort_keys=True, separators=(",", ":"))
-        return _sha256(canonical.encode())[:_KEY_DIGITS]
+        return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_DIGITS]
 
     @property
     def library_name(self) -> str:
@@ -87,14 +89,19 @@ def for_variant(variant: Variant) -> Recipe:
     """
     backend = backends.get(variant.backend)
     backend.check(variant)
-    renderer = Renderer(
-        variant=variant, block=dict(variant.blocks), abi_version=ABI_VERSION, **backend.context(variant)
+    files = Rendering(
+        *backend.templates(variant),
+        "params.h.j2",
+        variant=variant.to_json(),
+        block=dict(variant.blocks),
+        abi_version=ABI_VERSION,
+        **backend.context(variant),
     )
-    files = renderer.render_all(*backend.templates(variant))
     return Recipe(
         title=variant.name,
         spec={"variant": variant.to_json()},
         shelf=platform_tag(backend.machine(variant)),
+        origin=files.origin,
         files=files,
         sources=(next(iter(files)),),
         compile_flags=(*backend.compile_flags(variant), *_user_flags()),
@@ -106,14 +113,14 @@ def for_binding() -> Recipe:
     """The operators. They are built against one torch release, so their shelf names it."""
     import torch
 
-    renderer = Renderer(abi_version=ABI_VERSION)
-    files = renderer.render_all("binding/*", "params.h.j2")
+    files = Rendering("binding/*", "params.h.j2", abi_version=ABI_VERSION)
     on_mac = sys.platform == "darwin"
     abi = f"cxx11abi{int(torch.compiled_with_cxx11_abi())}"
     return Recipe(
         title=f"operators for torch {torch.__version__}",
         spec={"binding": {"torch": torch.__version__, "cxx11_abi": torch.compiled_with_cxx11_abi()}},
         shelf=f"torch{torch.__version__}-{abi}-{platform_tag()}",
+        origin=files.origin,
         files=files,
         sources=("autograd.cpp", "binding.cpp"),
         # at::parallel_for is a template: without OpenMP in our own translation unit it would run serially.
@@ -136,7 +143,3 @@ def write_files(recipe: Recipe, directory: Path) -> None:
 
 def _user_flags() -> tuple[str, ...]:
     return tuple(shlex.split(os.environ.get("ORCHARD_JIT_CXXFLAGS", "")))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

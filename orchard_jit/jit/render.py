@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
+if TYPE_CHECKING:
+    import jinja2
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -18,8 +21,61 @@ def templates_directory() -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / "templates"
 
 
+class Rendering(Mapping[str, str]):
+    """Source texts by file name, which are rendered when somebody reads one.
+
+    A cache hit never does: what the texts follow from, `origin`, tells them apart without Jinja, whose
+    import and compiling take longer than all the rest of a warm first call.
+    """
+
+    def __init__(self, *patterns: str, **context: Any) -> None:
+        """Render the templates that match `patterns` with `context`, which must be JSON values.
+
+        A file without the suffix `.j2` is taken as it is.
+        """
+        root = templates_directory()
+        self._templates = [
+            path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))
+        ]
+        self._context = context
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What the texts follow from: the values, and the SHA-256 of every file that they could include."""
+        root = templates_directory()
+        folders = {path.parent for path in self._templates}
+        files = sorted(path for folder in folders for path in (root / folder).iterdir() if path.is_file())
+        return {
+            "values": self._context,
+            "templates": {
+                path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in files
+            },
+        }
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return {path.name.removesuffix(".j2"): self._text(path) for path in self._templates}
+
+    def _text(self, template: Path) -> str:
+        if template.suffix != ".j2":
+            return (templates_directory() / template).read_text(encoding="utf-8")
+        return _environment().get_template(template.as_posix()).render(self._context)
+
+    def __getitem__(self, name: str) -> str:
+        return self._texts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.name.removesuffix(".j2") for path in self._templates)
+
+    def __len__(self) -> int:
+        return len(self._templates)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
+    import jinja2
+
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates_directory()),
         undefined=jinja2.StrictUndefined,
@@ -28,22 +84,3 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # the output is C++, not HTML
     )
-
-
-class Renderer:
-    """Renders templates with one set of values. A file without the suffix `.j2` is taken as it is."""
-
-    def __init__(self, **context: Any) -> None:
-        self._context = context
-
-    def render(self, template: str) -> str:
-        """The text of one template, by its path below the templates folder."""
-        if not template.endswith(".j2"):
-            return (templates_directory() / template).read_text(encoding="utf-8")
-        return _environment().get_template(template).render(self._context)
-
-    def render_all(self, *patterns: str) -> dict[str, str]:
-        """The texts of all that match, in the patterns' order, by their names without `.j2`."""
-        root = templates_directory()
-        paths = [path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))]
-        return {path.name.removesuffix(".j2"): self.render(path.as_posix()) for path in paths}

@@ -33,6 +33,7 @@ def make_recipe(body, title="a tiny library"):
         title=title,
         spec={"variant": {}},
         shelf=recipe.platform_tag(),
+        origin={"body": body},
         files={"tiny.cpp": f'extern "C" {body}\n'},
         sources=("tiny.cpp",),
         compile_flags=("-O1",),

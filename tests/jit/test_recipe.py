@@ -46,8 +46,8 @@ def test_every_field_of_a_variant_is_in_the_key(other):
 
 
 def test_texts_flags_and_the_compiler_that_was_chosen_are_in_the_key(monkeypatch):
-    changed = dataclasses.replace(BASE, files={**BASE.files, "tile.h": BASE.files["tile.h"] + "\n"})
-    assert changed.key != BASE.key
+    changed = {**BASE.origin["templates"], "cpu/tile.h": "0" * 64}
+    assert dataclasses.replace(BASE, origin={**BASE.origin, "templates": changed}).key != BASE.key
     assert dataclasses.replace(BASE, compile_flags=tuple(reversed(BASE.compile_flags))).key != BASE.key
     monkeypatch.setenv("CXX", "clang++")
     assert recipe.for_variant(variant()).key != BASE.key
@@ -80,4 +80,16 @@ def test_plug_ins_include_no_torch():
 def test_a_file_without_jinja_may_hold_braces(tmp_path, monkeypatch):
     (tmp_path / "plain.h").write_text("int a[1][1] = {{0}};")
     monkeypatch.setattr(render, "templates_directory", lambda: tmp_path)
-    assert render.Renderer().render("plain.h") == "int a[1][1] = {{0}};"
+    assert dict(render.Rendering("*")) == {"plain.h": "int a[1][1] = {{0}};"}
+
+
+def test_a_key_needs_no_rendering(monkeypatch):
+    monkeypatch.setattr(render, "_environment", None)
+    assert recipe.for_variant(variant()).key == BASE.key
+
+
+def test_every_file_that_a_template_may_include_is_in_the_key():
+    metal = recipe.for_variant(variant(backend="metal", arch="apple9"))
+    assert {"metal/host.mm.j2", "metal/tile.h", "metal/softmax.h", "params.h.j2"} <= set(
+        metal.origin["templates"]
+    )
