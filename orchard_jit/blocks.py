@@ -46,7 +46,7 @@ def choose(variant: Variant) -> dict[str, int]:
 
 
 def _cpu(variant: Variant) -> dict[str, int]:
-    """Queries of a task (q) and keys that they meet at once (k): what both need stays in the first two caches."""
+    """Queries of a task (q) and keys that they meet at once (k): both stay in the first two caches."""
     wide = max(variant.head_dim, variant.head_dim_v) > 128
     return {"q": (128 if wide else 256) if variant.kernel == "forward" else (64 if wide else 128), "k": 96}
 

@@ -134,7 +134,7 @@ class MetalBackend(Backend):
 
 
 def family_of_chip(chip: str) -> str:
-    """The GPU family of a chip by its name, as "Apple M3 Max"; the latest family for one newer than the table."""
+    """The GPU family of a chip by its name, as "Apple M3 Max"; for one newer than the table, the latest."""
     generation = re.search(r"\bM(\d+)", chip)
     if generation is None:
         raise NotImplementedError(f"the Metal kernels are for Apple M1 and later; this chip is {chip!r}")
