@@ -1,0 +1,114 @@
+"""Metal kernels to PTX: renders variants, translates each, and writes a manifest of what to launch and how.
+
+    python bench/gpu/translate.py OUT                       # head dims 64 and 128, three dtypes, both modes
+    python bench/gpu/translate.py OUT --head-dim 40,256 --dtype float32 --mode tensor --resources
+
+ORCHARD_JIT_BLOCKS chooses other block sizes, as it does for a call. `--resources` asks ptxas for registers,
+stack and threadgroup memory, prints them and puts them into the manifest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+
+from software_mac.metal.ptx import MODES, resources, to_ptx  # noqa: E402
+
+from orchard_jit.backends.metal import groupings  # noqa: E402
+from orchard_jit.jit import recipe  # noqa: E402
+from orchard_jit.selection import select  # noqa: E402
+from orchard_jit.variant import Variant  # noqa: E402
+
+_KERNEL_OF_PREFIX = {"": "forward", "dq_": "grad_query", "dkv_": "grad_key_value"}
+_PREPARE = {"threads": 128, "rows": 32, "threadgroup_bytes": 0}  # no blocks of its own; as host.mm.j2 says
+
+
+def variants(head_dims: list[int], dtypes: list[str], arch: str) -> Iterator[Variant]:
+    """Forward and backward of each, full and causal."""
+    for head_dim, dtype, features, kernel in itertools.product(
+        head_dims, dtypes, ((), ("causal",)), ("forward", "backward")
+    ):
+        yield select(
+            backend="metal", arch=arch, kernel=kernel, dtype=dtype,
+            head_dim=head_dim, head_dim_v=head_dim, features=features,
+        )  # fmt: skip
+
+
+def launches(variant: Variant) -> dict[str, dict[str, int]]:
+    """Threads of a threadgroup, rows that it finishes and its memory, by kernel."""
+    kernels = {} if variant.kernel == "forward" else {"prepare": dict(_PREPARE)}
+    for prefix, grouping in groupings(variant).items():
+        kernels[_KERNEL_OF_PREFIX[prefix]] = {
+            "threads": grouping.threads,
+            "rows": grouping.rows * (grouping.simdgroups // grouping.split),
+            "threadgroup_bytes": grouping.threadgroup_bytes,
+        }
+    return kernels
+
+
+def translate(variant: Variant, mode: str, folder: Path, with_resources: bool) -> dict[str, Any]:
+    """Writes the PTX of a variant and returns its entry of the manifest."""
+    name = f"{variant.name}-{mode}"
+    source = folder / f"{name}.metal"
+    source.write_text(recipe.for_variant(variant).files[f"{variant.kernel}.metal"])
+    ptx = to_ptx(source, mode)
+    (folder / f"{name}.ptx").write_text(ptx)
+    taken = resources(ptx) if with_resources else None
+    return {
+        "ptx": f"{name}.ptx",
+        "mode": mode,
+        "variant": variant.to_json(),
+        "kernels": launches(variant),
+        "resources": {kernel: vars(used) for kernel, used in (taken or {}).items()},
+    }
+
+
+def report(entry: dict[str, Any]) -> None:
+    """A line for each kernel that has blocks. A stack means spills: the kernels index no arrays at run time."""
+    for kernel, launch in entry["kernels"].items():
+        for width in ("wide", "narrow"):
+            used = entry["resources"].get(f"{kernel}_{width}")
+            if used and kernel != "prepare":
+                print(
+                    f"{entry['ptx']:52} {kernel + '_' + width:21} {used['registers']:3} registers, stack "
+                    f"{used['stack_bytes']:4} bytes, threadgroup {used['shared_bytes']:5} bytes"
+                    f" (predicted {launch['threadgroup_bytes']})",
+                    flush=True,
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--head-dim", default="64,128")
+    parser.add_argument("--dtype", default="float32,float16,bfloat16")
+    parser.add_argument("--mode", default=",".join(MODES))
+    parser.add_argument("--arch", default="apple9", help="the GPU family to render for")
+    parser.add_argument("--resources", action="store_true", help="run ptxas on each")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    wanted = variants(
+        [int(word) for word in options.head_dim.split(",")], options.dtype.split(","), options.arch
+    )
+    work = list(itertools.product(wanted, options.mode.split(",")))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        entries = list(pool.map(lambda w: translate(*w, options.folder, options.resources), work))
+    for entry in entries:
+        report(entry)
+    (options.folder / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
