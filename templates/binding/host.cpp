@@ -16,26 +16,33 @@ namespace {
 
 constexpr int64_t alignment = 64;
 
-/// Memory that a thread keeps from call to call, so that a small call does not pay for fresh pages.
-void* workspace(int64_t bytes) {
-  thread_local std::unique_ptr<void, decltype(&std::free)> memory(nullptr, &std::free);
+using Memory = std::unique_ptr<void, decltype(&std::free)>;
+
+Memory allocate(int64_t bytes) {
+  Memory memory(std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment), &std::free);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+/// Runs body(context, workspace). A thread keeps a small workspace from call to call, so that a small call does
+/// not pay for fresh pages; a large one it gives back.
+void run_with_workspace(int64_t bytes, void (*body)(void*, void*), void* context) {
+  constexpr int64_t kept_bytes = 4 << 20;
+  if (bytes > kept_bytes) return body(context, allocate(bytes).get());
+  thread_local Memory kept(nullptr, &std::free);
   thread_local int64_t capacity = 0;
   if (bytes > capacity) {
-    const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    memory.reset();
-    capacity = 0;
-    memory.reset(std::aligned_alloc(alignment, rounded));
-    if (!memory) throw std::bad_alloc();
-    capacity = rounded;
+    kept = allocate(bytes);
+    capacity = bytes;
   }
-  return memory.get();
+  body(context, kept.get());
 }
 
 #ifdef __APPLE__
 
 // Apple's compiler has no OpenMP, so at::parallel_for would run serially in this file.
 void launch(int64_t workers, int64_t workspace_bytes, void (*body)(void*, void*), void* context) {
-  const auto work = [&](size_t) { body(context, workspace(workspace_bytes)); };
+  const auto work = [&](size_t) { run_with_workspace(workspace_bytes, body, context); };
   using Work = decltype(work);
   dispatch_apply_f(workers, DISPATCH_APPLY_AUTO, const_cast<Work*>(&work),
                    [](void* self, size_t index) { (*static_cast<Work*>(self))(index); });
@@ -45,7 +52,7 @@ void launch(int64_t workers, int64_t workspace_bytes, void (*body)(void*, void*)
 
 void launch(int64_t workers, int64_t workspace_bytes, void (*body)(void*, void*), void* context) {
   const auto work = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(context, workspace(workspace_bytes));
+    for (int64_t i = begin; i < end; ++i) run_with_workspace(workspace_bytes, body, context);
   };
   if (workers == 1) return work(0, 1);
   at::parallel_for(0, workers, 1, work);

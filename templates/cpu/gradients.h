@@ -13,15 +13,15 @@ struct KeyGradients {
 
 /// How the work is split. Depends on the sizes alone, so that every run sums up in the same order.
 struct Plan {
-  static constexpr int64_t kFewQueries =
-      512;  // with fewer to a task the partial sums cost more than they bring
+  static constexpr int64_t kFewQueries = 512;  // with fewer to a task the partial sums cost more than they bring
+  static constexpr int64_t kMostTasks = 16;    // each split takes as much memory as the gradients themselves
 
   explicit Plan(const OrchardParams& params)
       : heads(params.batch * params.kv_heads),
         group(params.kv_heads ? params.heads / params.kv_heads : 0),
         blocks(divide_up(params.query_length, kBlockQ)),
         splits(clamp<int64_t>(group * params.query_length / kFewQueries, 1,
-                              divide_up(kManyTasks, max<int64_t>(heads, 1)))),
+                              divide_up(kMostTasks, max<int64_t>(heads, 1)))),
         keys(params.key_length) {}
 
   int64_t heads;   // of keys and values
