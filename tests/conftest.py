@@ -8,6 +8,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ.setdefault("ORCHARD_JIT_CACHE_DIR", str(ROOT / ".pytest_cache" / "kernels"))
 Path(os.environ["ORCHARD_JIT_CACHE_DIR"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores; before torch reads it
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

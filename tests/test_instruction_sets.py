@@ -1,0 +1,79 @@
+"""The CPU kernels for every instruction set: those that this machine has are run, the others compiled."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from orchard_jit import binding
+from orchard_jit.backends.cpu import CpuBackend
+from orchard_jit.jit import recipe
+from orchard_jit.selection import select
+
+from .test_conformance import check, tensors
+
+LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
+
+
+def available():
+    here = CpuBackend().arch()
+    return LEVELS[: LEVELS.index(here) + 1] if here in LEVELS else (here,)
+
+
+@pytest.fixture(params=available())
+def arch(request, monkeypatch):
+    """Calls of this test get kernels for that level."""
+    monkeypatch.setattr(CpuBackend, "arch", lambda self: request.param)
+    binding.forget_kernels()
+    yield request.param
+    binding.forget_kernels()
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16, torch.float64), ids=str)
+@pytest.mark.parametrize("head_dim", (40, 67))
+def test_forward_and_gradients(arch, head_dim, dtype):
+    for causal in ("none", "lower_right"):
+        check(*tensors((1, 4, 77, head_dim), (1, 2, 130, head_dim), dtype, "cpu"), causal=causal)
+
+
+@pytest.mark.parametrize("kernel", ("forward", "backward"))
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
+def test_the_arm_kernels_compile_without_a_warning(tmp_path, kernel, dtype):
+    variant = select(
+        backend="cpu",
+        kernel=kernel,
+        dtype=dtype,
+        head_dim=64,
+        head_dim_v=40,
+        features=["causal"],
+        arch="arm64",
+    )
+    made = recipe.for_variant(variant)
+    assert made.shelf.split("-")[1] in ("aarch64", "arm64")
+    recipe.write_files(made, tmp_path)
+    clang = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu"]
+    run = subprocess.run(
+        [*clang, *made.compile_flags, "-Wall", "-Wextra", "-S", "-o", "out.s", *made.sources],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    warnings = [line for line in run.stderr.splitlines() if "warning" in line and not line.startswith("zig:")]
+    assert (run.returncode, warnings) == (0, []), run.stderr
+    assert "fmla\tv" in (tmp_path / "out.s").read_text()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for another machine")
+def test_another_machines_kernels_are_not_compiled_here(empty_cache):
+    from orchard_jit.errors import ToolchainError
+    from orchard_jit.jit import library
+
+    arm = select(backend="cpu", kernel="forward", dtype="float32", head_dim=64, head_dim_v=64, arch="arm64")
+    with pytest.raises(
+        ToolchainError, match="is for linux-aarch64; this machine compiles for linux-x86_64 alone"
+    ):
+        library.load(recipe.for_variant(arm))
