@@ -57,14 +57,12 @@ def test_the_arm_kernels_compile_without_a_warning(tmp_path, kernel, dtype):
     recipe.write_files(made, tmp_path)
     clang = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu"]
     run = subprocess.run(
-        [*clang, *made.compile_flags, "-Wall", "-Wextra", "-S", "-o", "out.s", *made.sources],
+        [*clang, *made.compile_flags, "-Wall", "-Wextra", "-c", "-o", "kernel.o", *made.sources],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    warnings = [line for line in run.stderr.splitlines() if "warning" in line and not line.startswith("zig:")]
-    assert (run.returncode, warnings) == (0, []), run.stderr
-    assert "fmla\tv" in (tmp_path / "out.s").read_text()
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for another machine")
