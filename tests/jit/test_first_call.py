@@ -104,3 +104,22 @@ def test_other_ways_to_be_first(first):
         print(torch.allclose(out, torch.nn.functional.scaled_dot_product_attention(q, q, q), atol=1e-5))
     """
     assert finish(python(code))[0] == "True"
+
+
+def test_eight_processes_make_the_same_first_call_on_an_empty_cache(empty_cache):
+    code = """
+        import torch, orchard_jit
+        torch.manual_seed(0)
+        q = torch.randn(1, 2, 9, 64, requires_grad=True)
+        out = orchard_jit.flash_attention(q, q, q)
+        out.sum().backward()
+        expected = torch.nn.functional.scaled_dot_product_attention(q, q, q)
+        print(torch.allclose(out, expected, atol=1e-5), q.grad.double().sum().item())
+    """
+    results = [finish(process) for process in [python(code) for _ in range(8)]]
+    assert len({out for out, _ in results}) == 1
+    assert results[0][0].startswith("True")
+    said = "".join(err for _, err in results)
+    for what in ("operators", "-forward-f32-d64", "-backward-f32-d64"):
+        lines = [line for line in said.splitlines() if "orchard_jit: compiled" in line and what in line]
+        assert len(lines) == 1, lines
