@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from orchard_jit import backends, binding
+from orchard_jit.backends.metal import FAMILIES
 from orchard_jit.commands.console import bytes_text, count_text
 from orchard_jit.commands.machine import compiler_fault, mps_fault, ninja_version
 from orchard_jit.errors import ToolchainError
@@ -44,6 +45,9 @@ VARIABLES = (
     "ORCHARD_TENSOR_PROFILE_LOG",
 )
 """Every environment variable that the package reads, beside those of its tools."""
+
+ACCEPTED = {"ORCHARD_GPU_FAMILY": FAMILIES, "ORCHARD_STORAGE": ("direct", "clone")}
+"""Values of the variables that take only some; empty is as good as not set."""
 
 _TOOL_VARIABLES = ("CXX", "MACOSX_DEPLOYMENT_TARGET")
 _LEAST_SPACE = 200_000_000
@@ -165,9 +169,13 @@ def prebuilt() -> Answer:
 
 
 def variables() -> Answer:
-    """Environment variables, and misspelt ones."""
+    """Environment variables, misspelt ones, and those with values that nothing accepts."""
     known = (*VARIABLES, *_TOOL_VARIABLES)
     found = ", ".join(f"{name}={os.environ[name]}" for name in known if name in os.environ) or "none set"
+    wrong = [name for name, values in ACCEPTED.items() if os.environ.get(name, "") not in ("", *values)]
+    if wrong:
+        fix = "; ".join(f"set {name} to {' or '.join(ACCEPTED[name])}, or unset it" for name in wrong)
+        return Answer("problem", found, fix)
     unknown = sorted(name for name in os.environ if name.startswith("ORCHARD_JIT_") and name not in known)
     if not unknown:
         return Answer("ok", found)
@@ -179,11 +187,20 @@ def variables() -> Answer:
 def mps() -> Answer:
     """The GPU."""
     fault = mps_fault()
-    if fault is None:
-        return Answer("ok", 'available: device="mps"')
-    if platform.system() != "Darwin":
+    if fault is not None and platform.system() != "Darwin":
         return Answer("ok", f"none here: {fault}")
-    return Answer("warning", "not available", fault)
+    if fault is not None:
+        return Answer("warning", "not available", fault)
+    family = backends.get("metal").arch()
+    found = f'available: device="mps", kernels for {family}'
+    if _toolchain_text() is None:
+        return Answer("ok", found)
+    compiled = count_text(_stored_metal_kernels(family), "kernel")
+    return Answer(
+        "warning",
+        f"{found}: {compiled}, and no compiler for more",
+        f"xcode-select --install, or elsewhere: orchard-jit prebuild --backend metal --arch {family}",
+    )
 
 
 def operators() -> Answer:
@@ -213,6 +230,15 @@ def operators() -> Answer:
 def _stored_operators() -> Iterator[Entry]:
     key = for_binding().key
     return (entry for store in roots.search_stores() for entry in store.entries() if entry.key == key)
+
+
+def _stored_metal_kernels(family: str) -> int:
+    variants = [
+        entry.manifest["spec"].get("variant", {})
+        for store in roots.search_stores()
+        for entry in store.entries()
+    ]
+    return sum(variant.get("backend") == "metal" and variant.get("arch") == family for variant in variants)
 
 
 def _state_without_tools() -> str:

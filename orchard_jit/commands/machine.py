@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from orchard_jit import backends
 from orchard_jit.jit import build
 
 _TRIAL = '#include <cstdint>\nextern "C" std::int32_t trial() { return 0; }\n'
@@ -57,11 +58,14 @@ def ninja_version() -> str | None:
 
 
 def mps_fault() -> str | None:
-    """Why there is no `device="mps"` on this machine, or None if there is."""
-    if torch.backends.mps.is_available():
-        return None
-    if platform.system() != "Darwin":
+    """Why there are no kernels for `device="mps"` on this machine, or None if there are."""
+    available = torch.backends.mps.is_available()
+    if not available and platform.system() != "Darwin":
         return f"MPS needs macOS on Apple Silicon; this is {platform.system()}"
     if not torch.backends.mps.is_built():
         return "this PyTorch was built without MPS; install its arm64 build into an arm64 Python"
-    return "PyTorch finds no GPU; MPS needs Apple Silicon and macOS 14 or newer"
+    try:
+        backends.get("metal").arch()
+    except NotImplementedError as error:
+        return str(error)
+    return None if available else "PyTorch finds no GPU; a virtual machine may have none"
