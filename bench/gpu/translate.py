@@ -20,12 +20,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from software_mac.metal.ptx import MODES, resources, to_ptx  # noqa: E402
+from software_mac.metal.ptx import MODES, resources, to_ptx
 
-from orchard_jit.backends.metal import groupings  # noqa: E402
-from orchard_jit.jit import recipe  # noqa: E402
-from orchard_jit.selection import select  # noqa: E402
-from orchard_jit.variant import Variant  # noqa: E402
+from orchard_jit.backends.metal import groupings
+from orchard_jit.jit import recipe
+from orchard_jit.selection import select
+from orchard_jit.variant import Variant
 
 _KERNEL_OF_PREFIX = {"": "forward", "dq_": "grad_query", "dkv_": "grad_key_value"}
 _PREPARE = {"threads": 128, "rows": 32, "threadgroup_bytes": 0}  # no blocks of its own; as host.mm.j2 says

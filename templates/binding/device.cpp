@@ -67,7 +67,7 @@ void run(OrchardCall& call, const Request& request, const Tensor& query, std::in
   const Kernel kernel = kernel_for(request);
   note_tensors(kernel, roles);
   const OrchardHost host = host_for(request.backend);
-  char error[1024] = "";
+  char error[4096] = "";
   call.host = &host;
   call.error = error;
   call.error_capacity = sizeof error;

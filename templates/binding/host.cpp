@@ -68,8 +68,8 @@ OrchardHost host_for(Backend backend) {
     host.threads = at::get_num_threads();
     host.launch = &launch;
   } else {
-    host.command_buffer = torch::mps::get_command_buffer();
     host.queue = torch::mps::get_dispatch_queue();
+    host.command_buffer = [] { return static_cast<void*>(torch::mps::get_command_buffer()); };
   }
   return host;
 }

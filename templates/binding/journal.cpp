@@ -27,7 +27,9 @@ class Journal {
   Journal(const char* path_variable, const char* default_path) {
     const char* named = std::getenv(path_variable);
     path_ = named && *named ? named : default_path;
-    file_ = open(path_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    constexpr int flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;  // a pipe would wait
+    file_ = open(path_.c_str(), flags, S_IRUSR | S_IWUSR);
+    if (file_ < 0 && errno == ELOOP) refuse("it is a symbolic link", path_variable);
     if (file_ < 0) refuse(std::string("it cannot be opened: ") + std::strerror(errno), path_variable);
     struct stat status;
     if (fstat(file_, &status) != 0 || !S_ISREG(status.st_mode)) refuse("it is not a regular file", path_variable);

@@ -27,23 +27,26 @@ class Stream {
     return open_;
   }
 
+  /// On the queue, as PyTorch's copies to the CPU are, so never while a host encodes.
   void commit() {
-    std::lock_guard lock(mutex_);
-    if (!open_) return;
-    id<MTLCommandBuffer> finished = open_;
-    open_ = nil;
-    if (was_abandoned(finished)) {
-      [finished release];
-      return;
-    }
-    committed_.push_back(finished);
-    [finished commit];
+    dispatch_sync(queue_, ^{
+      std::lock_guard lock(mutex_);
+      if (!open_) return;
+      id<MTLCommandBuffer> finished = open_;
+      open_ = nil;
+      if (was_abandoned(finished)) {
+        [finished release];
+        return;
+      }
+      committed_.push_back(finished);
+      [finished commit];
+    });
   }
 
   void synchronize() {
-    std::lock_guard lock(mutex_);
     @autoreleasepool {
       commit();
+      std::lock_guard lock(mutex_);
       std::string error;
       for (id<MTLCommandBuffer> buffer : committed_) {
         [buffer waitUntilCompleted];

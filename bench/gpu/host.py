@@ -1,0 +1,110 @@
+"""What the Metal host code does to launch a variant, on an NVIDIA GPU and with NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from definition import STORAGE, Array
+from software_mac.metal.cuda import CudaModule
+
+_ALL_ONES = 0xFF  # NaN in every format: what a kernel forgets to write shows
+
+
+@dataclass(frozen=True)
+class Shape:
+    batch: int
+    heads: int
+    kv_heads: int
+    query_length: int
+    key_length: int
+    head_dim: int
+
+    @property
+    def queries(self) -> tuple[int, int, int, int]:
+        return self.batch, self.heads, self.query_length, self.head_dim
+
+    @property
+    def keys(self) -> tuple[int, int, int, int]:
+        return self.batch, self.kv_heads, self.key_length, self.head_dim
+
+    def params(self) -> Array:
+        """`OrchardParams`, of dense tensors."""
+        diagonal = self.key_length - self.query_length
+        sizes = (self.batch, self.heads, self.kv_heads, self.query_length, self.key_length, diagonal)
+        query, key = (_strides(shape) for shape in (self.queries, self.keys))
+        # query, key, value, out, grad_out, grad_query, grad_key, grad_value
+        return np.array((*sizes, *query, *key, *key, *query, *query, *query, *key, *key), np.int64)
+
+
+class Program:
+    """One variant on the GPU."""
+
+    def __init__(self, folder: Path, entry: Mapping[str, Any], narrow: bool = False) -> None:
+        self._module = CudaModule((folder / entry["ptx"]).read_text())
+        self._kernels = entry["kernels"]
+        self._dtype = entry["variant"]["dtype"]
+        self._narrow = narrow
+        self.times: dict[str, float] = {}
+        """Milliseconds of each kernel's last launch, median of the repetitions."""
+
+    def forward(
+        self, shape: Shape, query: Array, key: Array, value: Array, repeat: int
+    ) -> tuple[Array, Array]:
+        """Output and log-sum-exp in base 2."""
+        out, lse = self._new(shape.queries), _unwritten(shape.queries[:3], np.float32)
+        self._launch("forward", shape, (query, key, value, out, lse), repeat=repeat)
+        return out, lse
+
+    def backward(
+        self, shape: Shape, query: Array, key: Array, value: Array, out: Array, lse: Array, grad_out: Array,
+        repeat: int,
+    ) -> tuple[Array, Array, Array]:  # fmt: skip
+        """The gradients of query, key and value."""
+        rows = (shape.query_length + 1) // 2 * 2
+        statistics = _unwritten((shape.batch, shape.heads, rows, 2), np.float32)
+        grads = self._new(shape.queries), self._new(shape.keys), self._new(shape.keys)
+        self._launch("prepare", shape, (out, grad_out, lse, statistics), has_scale=False, repeat=repeat)
+        given = query, key, value, grad_out, statistics
+        self._launch("grad_query", shape, (*given, grads[0]), repeat=repeat)
+        self._launch("grad_key_value", shape, (*given, *grads[1:]), over_keys=True, repeat=repeat)
+        return grads
+
+    def _launch(
+        self, kernel: str, shape: Shape, buffers: Sequence[Array], repeat: int, has_scale: bool = True,
+        over_keys: bool = False,
+    ) -> None:  # fmt: skip
+        how = self._kernels[kernel]
+        heads, length = (shape.kv_heads, shape.key_length) if over_keys else (shape.heads, shape.query_length)
+        scale = [np.array([shape.head_dim**-0.5], np.float32)] if has_scale else []
+        times = self._module.launch(
+            f"{kernel}_{self._width(shape)}",
+            (-(-length // how["rows"]), heads, shape.batch),
+            (how["threads"],),
+            dict(enumerate((*buffers, shape.params(), *scale))),
+            repeat=repeat,
+        )
+        self.times[kernel] = median(times) if times else float("nan")
+
+    def _width(self, shape: Shape) -> str:
+        """Wide where every row begins on 16 bytes."""
+        aligned = shape.head_dim * np.dtype(STORAGE[self._dtype]).itemsize % 16 == 0
+        return "wide" if aligned and not self._narrow else "narrow"
+
+    def _new(self, shape: Sequence[int]) -> Array:
+        return _unwritten(shape, STORAGE[self._dtype])
+
+
+def _unwritten(shape: Sequence[int], dtype: type[np.generic]) -> Array:
+    array = np.empty(shape, dtype)
+    array.view(np.uint8).fill(_ALL_ONES)
+    return array
+
+
+def _strides(shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
+    _, heads, rows, head_dim = shape
+    return heads * rows * head_dim, rows * head_dim, head_dim
