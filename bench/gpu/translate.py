@@ -72,7 +72,7 @@ def translate(variant: Variant, mode: str, folder: Path, with_resources: bool) -
 
 
 def report(entry: dict[str, Any]) -> None:
-    """A line for each kernel that has blocks. A stack means spills: the kernels index no arrays at run time."""
+    """A line for each kernel with blocks. A stack means spills: no array is indexed at run time."""
     for kernel, launch in entry["kernels"].items():
         for width in ("wide", "narrow"):
             used = entry["resources"].get(f"{kernel}_{width}")
