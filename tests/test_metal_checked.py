@@ -48,7 +48,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a.contiguous().view(torch.uint8) == b.contiguous().view(torch.uint8)).all())
 
 
-@pytest.mark.parametrize(("head_dim", "dtype", "causal", "flavour"), matrix())
+@pytest.mark.parametrize(("head_dim", "dtype", "causal", "flavour"), tuple(matrix()))
 @pytest.mark.parametrize("kernel", ("forward", "backward"))
 def test_every_kernel_of_the_matrix(kernel, head_dim, dtype, causal, flavour):
     check(kernel, dtype, head_dim, causal, flavour)

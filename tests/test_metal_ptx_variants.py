@@ -1,0 +1,85 @@
+"""The shipped block table, kernel by kernel: it translates to PTX, and takes the threadgroup memory that we predict."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from software_mac.metal import Library, compile_library
+from software_mac.metal.ptx import resources, to_ptx
+
+from orchard_jit.backends.metal import groupings
+from orchard_jit.jit import recipe
+from orchard_jit.selection import select
+from orchard_jit.variant import KERNELS, Variant
+
+KERNEL_OF_PREFIX = {"": "forward", "dq_": "grad_query", "dkv_": "grad_key_value"}
+ROWS = (32, 64, 80, 96, 128, 256, 512)  # of the block table, by their largest head dim
+SHARED = re.compile(r"\.shared .* _ZZ\d+(\w+?)ILb[01]E\w*\[(\d+)\];")
+
+
+def variant(kernel: str, dtype: str, head_dim: int, *features: str) -> Variant:
+    return select(
+        backend="metal", arch="apple9", kernel=kernel, dtype=dtype,
+        head_dim=head_dim, head_dim_v=head_dim, features=features,
+    )  # fmt: skip
+
+
+def source(of: Variant, folder: Path) -> Path:
+    path = folder / f"{of.name}.metal"
+    path.write_text(recipe.for_variant(of).files[f"{of.kernel}.metal"])
+    return path
+
+
+def predicted(of: Variant) -> dict[str, int]:
+    """Threadgroup bytes of each kernel that has blocks."""
+    return {KERNEL_OF_PREFIX[p]: grouping.threadgroup_bytes for p, grouping in groupings(of).items()}
+
+
+def test_every_row_of_the_table_takes_the_predicted_threadgroup_memory(tmp_path: Path) -> None:
+    variants = [variant(k, d, row) for k in KERNELS for d in ("float16", "float32") for row in ROWS]
+    with ThreadPoolExecutor(2) as pool:
+        texts = pool.map(lambda v: to_ptx(source(v, tmp_path), "tensor"), variants)
+    for each, ptx in zip(variants, texts, strict=True):
+        found: Counter[str] = Counter()
+        for kernel, size in SHARED.findall(ptx):
+            found[kernel] += int(size)
+        # The wide and the narrow instance have an array each.
+        assert found == {k: 2 * size for k, size in predicted(each).items() if size}, each
+
+
+@pytest.mark.parametrize("kernel, head_dim", [("forward", 128), ("backward", 96)])
+def test_the_engine_reports_the_predicted_threadgroup_memory(
+    kernel: str, head_dim: int, tmp_path: Path
+) -> None:
+    each = variant(kernel, "float32", head_dim)
+    kernels = Library(compile_library(source(each, tmp_path))).kernels
+    expected = predicted(each)
+    assert any(expected.values())
+    for name, size in expected.items():
+        for width in ("wide", "narrow"):
+            assert kernels[f"{name}_{width}"].static_threadgroup_bytes == size
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_nothing_spills(dtype: str, head_dim: int, tmp_path: Path) -> None:
+    each = variant("backward", dtype, head_dim, "causal")
+    taken = resources(to_ptx(source(each, tmp_path), "tensor"))
+    if taken is None:
+        pytest.skip("there is no ptxas")
+    for name, size in predicted(each).items():
+        # Spills lie on the stack, and nothing else does: no array is indexed at run time.
+        assert taken[f"{name}_wide"].stack_bytes == 0, name
+        assert taken[f"{name}_wide"].shared_bytes == size
+
+
+@pytest.mark.parametrize("mode", ["exact", "tensor"])
+def test_tails_and_masks_translate(mode: str, tmp_path: Path) -> None:
+    ptx = to_ptx(source(variant("forward", "bfloat16", 40, "causal"), tmp_path), mode)
+    assert set(re.findall(r"\.entry (\w+)\(", ptx)) == {"forward_wide", "forward_narrow"}
+    assert ".extern .func" not in ptx
+    assert ("mma.sync" in ptx) == (mode == "tensor")
