@@ -1,4 +1,4 @@
-"""The shipped block table, kernel by kernel: it translates to PTX, and takes the threadgroup memory that we predict."""
+"""The shipped block table: its kernels translate to PTX and take the threadgroup memory that we predict."""
 
 from __future__ import annotations
 
