@@ -25,7 +25,7 @@ SHAPES = st.fixed_dictionaries(
         "group": st.integers(1, 3),
         "sq": st.integers(0, 150),
         "sk": st.integers(0, 150),
-        "dims": st.sampled_from([(1, 1), (33, 33), (64, 64), (40, 72), (128, 128)]),
+        "dims": st.sampled_from([(1, 1), (33, 33), (64, 64), (64, 32)]),
         "causal": st.booleans(),
         "dtype": st.sampled_from(list(FACTOR)),
         "layout": st.sampled_from(["dense", "heads inside", "expanded"]),

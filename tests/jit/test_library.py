@@ -21,6 +21,11 @@ from orchard_jit.jit.lock import held
 from orchard_jit.selection import select
 
 
+@pytest.fixture(autouse=True)
+def _plain_compiler(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """A recipe that compiles in no time, and whose library answers 42."""
@@ -221,6 +226,8 @@ def test_ctrl_c_ends_a_build_and_leaves_nothing(empty_cache, slow_compiler):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A job in the background of a shell ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_until(started.exists)
     time.sleep(1)
