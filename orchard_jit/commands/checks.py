@@ -26,7 +26,7 @@ from orchard_jit.jit.recipe import for_binding, for_variant, platform_tag
 from orchard_jit.jit.store import Entry
 from orchard_jit.selection import select
 
-OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 13)
+OLDEST_TORCH, NEWEST_TORCH = (2, 13), (2, 13)
 """What the package is tested with, as in pyproject.toml."""
 
 VARIABLES = (
@@ -79,9 +79,9 @@ def pytorch() -> Answer:
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if OLDEST_TORCH <= release <= NEWEST_TORCH:
         return Answer("ok", torch.__version__)
-    tested = " to ".join(".".join(map(str, end)) for end in (OLDEST_TORCH, NEWEST_TORCH))
+    tested = " to ".join(dict.fromkeys(".".join(map(str, end)) for end in (OLDEST_TORCH, NEWEST_TORCH)))
     return Answer(
-        "warning", f"{torch.__version__}, tested are {tested}", "install a tested release, or run the tests"
+        "warning", f"{torch.__version__}, tested: {tested}", "install a tested release, or run the tests"
     )
 
 
