@@ -69,7 +69,8 @@ def flash_attention(
     Raises:
         ValueError: Shapes, strides or `causal` don't fit; the message names the argument.
         TypeError: dtypes differ or have no kernel.
-        NotImplementedError: The device has no kernels, or the gradient is differentiated again.
+        NotImplementedError: The device has no kernels.
+        RuntimeError: The gradient is differentiated again (double backward).
         OrchardError: A kernel is missing and can't be compiled; see `orchard_jit.errors`.
 
     """

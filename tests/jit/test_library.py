@@ -178,19 +178,8 @@ def test_several_libraries_are_built_side_by_side(empty_cache, tiny, capfd):
 SLOW_COMPILER = """#!/bin/sh
 echo started >> "$STARTED"
 case "$*" in *-c*) sleep 30;; esac
-exec c++ "$@"
+exec {compiler} "$@"
 """
-
-
-@pytest.fixture
-def slow_compiler(tmp_path, monkeypatch):
-    """A compiler that takes 30 seconds to compile, and a file that tells when it has begun."""
-    script = tmp_path / "slow-c++"
-    script.write_text(SLOW_COMPILER)
-    script.chmod(0o755)
-    started = tmp_path / "started"
-    monkeypatch.setenv("STARTED", str(started))
-    return script, started
 
 
 def wait_until(condition, seconds=60):
@@ -200,39 +189,47 @@ def wait_until(condition, seconds=60):
         time.sleep(0.05)
 
 
-def test_sigkill_in_the_middle_of_a_build_hurts_nobody(empty_cache, slow_compiler, tiny):
-    script, started = slow_compiler
-    victim = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(USE_TINY)],
-        env={**os.environ, "CXX": str(script)},
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    wait_until(started.exists)
-    os.killpg(victim.pid, signal.SIGKILL)
-    victim.wait()
-    assert any((empty_cache / "v1" / ".locks").iterdir())
-    # The lock file is still there, its holder is not: the next one just builds.
-    began = time.monotonic()
-    assert library.load(tiny).answer() == 42
-    assert time.monotonic() - began < 25
+@pytest.fixture
+def slow_build(tmp_path, empty_cache):
+    """A process in the middle of compiling the tiny library, for 30 seconds: its `c++` is a slow one.
 
-
-def test_ctrl_c_ends_a_build_and_leaves_nothing(empty_cache, slow_compiler):
-    script, started = slow_compiler
-    victim = subprocess.Popen(
+    It is slow by PATH and not by CXX, which would be in the key: this is the build that `tiny` waits for.
+    """
+    script, started = tmp_path / "slow" / "c++", tmp_path / "started"
+    script.parent.mkdir()
+    script.write_text(SLOW_COMPILER.format(compiler=shutil.which("c++")))
+    script.chmod(0o755)
+    process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(USE_TINY)],
-        env={**os.environ, "CXX": str(script)},
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join((str(script.parent), os.environ["PATH"])),
+            "STARTED": str(started),
+        },
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         # A job in the background of a shell ignores Ctrl-C, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait_until(started.exists)
-    time.sleep(1)
-    os.killpg(victim.pid, signal.SIGINT)
-    _, err = victim.communicate(timeout=20)
+    wait_until(lambda: started.exists() and any((empty_cache / "v1").glob(".staging/*/obj/build.ninja")))
+    time.sleep(1)  # past the questions after its version, into the 30 seconds
+    return process
+
+
+def test_sigkill_in_the_middle_of_a_build_hurts_nobody(empty_cache, slow_build, tiny):
+    os.killpg(slow_build.pid, signal.SIGKILL)
+    slow_build.communicate()
+    assert (empty_cache / "v1" / ".locks" / tiny.key).exists()
+    # The lock file is still there, its holder is not: the next one just builds.
+    began = time.monotonic()
+    assert library.load(tiny).answer() == 42
+    assert time.monotonic() - began < 25
+
+
+def test_ctrl_c_ends_a_build_and_leaves_nothing(empty_cache, slow_build):
+    os.killpg(slow_build.pid, signal.SIGINT)
+    _, err = slow_build.communicate(timeout=20)
     assert "KeyboardInterrupt" in err
     assert not list((empty_cache / "v1" / ".staging").iterdir())
 
