@@ -16,7 +16,7 @@ import orchard_jit
 from orchard_jit.commands import clear, doctor, listing, prebuild, render, show, smoke
 from orchard_jit.commands.console import UsageError
 from orchard_jit.errors import OrchardError
-from orchard_jit.variant import BACKENDS, DTYPES, KERNELS, MAX_HEAD_DIM
+from orchard_jit.variant import BACKENDS, DTYPES, FEATURES, KERNELS, MAX_HEAD_DIM
 
 _DESCRIPTION = """\
 Flash attention for PyTorch, compiled at the first call: check this machine,
@@ -156,10 +156,11 @@ def _add_prebuild(verbs: Any) -> None:
     verb.add_argument(
         "--kernel",
         type=_one_of(KERNELS),
-        default=list(KERNELS),
+        default=["forward", "backward"],
         metavar="K[,K]",
-        help="forward, backward (default: both)",
+        help=f"{', '.join(KERNELS)} (default: forward and backward)",
     )
+    _add_features(verb)
     _add_target(verb)
     which = verb.add_mutually_exclusive_group()
     which.add_argument(
@@ -235,6 +236,7 @@ def _add_render(verbs: Any) -> None:
         "--head-dim-v", type=_head_dim, metavar="D", help="head dim of value (default: the same)"
     )
     verb.add_argument("--causal", action="store_true", help="with a causal mask")
+    _add_features(verb)
     _add_target(verb)
     where = verb.add_mutually_exclusive_group()
     where.add_argument("--file", metavar="NAME", help="only this file")
@@ -261,6 +263,14 @@ def _verb(
 
 def _add_json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", dest="as_json", help="print JSON for a program to read")
+
+
+def _add_features(verb: argparse.ArgumentParser) -> None:
+    others = [name for name in FEATURES if name != "causal"]
+    verb.add_argument(
+        "--features", type=_one_of(others), default=[], metavar="F[,F]", help=f"with {', '.join(others)}"
+    )
+    verb.add_argument("--score", default="", metavar="SPEC", help="with a score function: ScoreMod.spec")
 
 
 def _add_target(verb: argparse.ArgumentParser) -> None:

@@ -19,5 +19,9 @@ class MissingVariantError(OrchardError):
     """A kernel is not in the cache and compiling is forbidden. The message holds the prebuild command."""
 
 
+class BlocksError(OrchardError):
+    """A file of block sizes cannot be used. The message names the file, the entry and what is wrong."""
+
+
 class CacheError(OrchardError):
     """The cache directory cannot be used, or an entry in it is damaged."""

@@ -19,27 +19,80 @@ from orchard_jit.variant import Variant
 
 BACKEND_OF_DEVICE = {"cpu": "cpu", "mps": "metal"}
 
+_ARGUMENTS = (
+    ("Tensor", "query"),
+    ("Tensor", "key"),
+    ("Tensor", "value"),
+    ("float?", "scale=None"),
+    ("int?", "left=None"),
+    ("int?", "right=None"),
+    ("bool", "lower_right=False"),
+    ("Tensor?", "mask=None"),
+    ("Tensor?", "bias=None"),
+    ("Tensor?", "sinks=None"),
+    ("Tensor?", "seed=None"),
+    ("Tensor?", "query_offsets=None"),
+    ("Tensor?", "key_offsets=None"),
+    ("Tensor?", "key_lengths=None"),
+    ("float", "dropout=0.0"),
+    ("SymInt", "longest_query=0"),
+    ("SymInt", "longest_key=0"),
+    ("Tensor[]?", "arrays=None"),
+    ("float[]", "scalars=[]"),
+    ("str", 'score=""'),
+    ("str", 'blocks=""'),
+)
+"""The forward operator's arguments. What most calls leave out comes last: it costs nothing then."""
+
+_GIVEN = ", ".join(f"{kind} {name}" for kind, name in _ARGUMENTS)
+_REQUIRED = ", ".join(f"{kind} {name.partition('=')[0]}" for kind, name in _ARGUMENTS)
+_SCHEMAS = (
+    f"forward({_GIVEN}) -> (Tensor out, Tensor lse)",
+    f"backward(Tensor grad_out, Tensor? grad_lse, {_REQUIRED}, Tensor out, Tensor lse, bool of_bias) -> "
+    "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, Tensor grad_sinks)",
+    f"plan({_GIVEN}) -> str",
+)
+
 _library = torch.library.Library("orchard_jit", "DEF")
-_library.define(
-    "forward(Tensor query, Tensor key, Tensor value, float? scale, str causal) -> (Tensor out, Tensor lse)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "backward(Tensor grad_out, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor out, "
-    "Tensor lse, float? scale, str causal) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+for _schema in _SCHEMAS:
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 forward = torch.ops.orchard_jit.forward.default
-"""(query, key, value, scale, causal) -> (out, lse)
+"""Attention and the log-sum-exp of its scores.
 
-Query (B, H, Sq, D), key (B, Hk, Sk, D), value (B, Hk, Sk, Dv), all of one floating dtype on one device.
-`scale` None means 1 / sqrt(D). `causal` is "none", "upper_left" or "lower_right". `out` is (B, H, Sq, Dv);
-`lse` (B, H, Sq) is the log-sum-exp of each row's scaled scores in base 2, float32 (float64 for float64).
+Args:
+    query: (B, H, Sq, D), as key and value of one floating dtype, on one device.
+    key: (B, Hk, Sk, D).
+    value: (B, Hk, Sk, Dv).
+    scale: None means 1 / sqrt(D).
+    left, right: Query i sees keys i + d - left to i + d + right. None: unbounded.
+    lower_right: Whether d is the number of keys less that of queries, of each sequence, or 0.
+    mask: bool, broadcasts to (B, H, Sq, Sk); True where a query sees a key.
+    bias: in the inputs' dtype or float32, broadcasts to (B, H, Sq, Sk); added to the scaled scores.
+    sinks: (H), in lse's dtype; a logit of each head that takes weight and gives no value.
+    seed: int64 (1); the key of the random bits, if `dropout` is not 0.
+    query_offsets: int32 (N + 1); where each of N packed sequences begins in query. B is 1 then.
+    key_offsets: int32 (N + 1); the same for key and value.
+    key_lengths: int32 (B); how many keys there are of each batch.
+    dropout: The probability that a weight is dropped.
+    longest_query, longest_key: Of packed sequences.
+    arrays, scalars, score: A score function's tensors, numbers and `ScoreMod.spec`; empty for none.
+    blocks: Block sizes that are forced on the kernels, as `orchard_jit.blocks` writes them down.
+
+Returns:
+    out (B, H, Sq, Dv), and lse (B, H, Sq): the log-sum-exp of each row's scores in base 2, float32 (float64
+    for float64).
+
 """
 
 backward = torch.ops.orchard_jit.backward.default
-"""Gradients of query, key and value from those of `out` and, if given, of `lse`."""
+"""Gradients of query, key, value, bias (if `of_bias`) and sinks from those of `out` and, if given, of `lse`.
+
+Those of a bias or sinks that are not there are tensors without elements.
+"""
+
+plan = torch.ops.orchard_jit.plan.default
+"""The variants that a call's forward and backward ask for, as a JSON list; nothing is computed."""
 
 
 def _load_and_repeat(operator: torch._ops.OpOverload) -> Callable[..., Any]:
@@ -60,16 +113,30 @@ def _load_and_repeat(operator: torch._ops.OpOverload) -> Callable[..., Any]:
     return kernel
 
 
-def _first_variants(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: str
-) -> list[Variant]:
+def _first_variants(*arguments: Any) -> list[Variant]:
     """What the process's first call will ask for, so that it compiles beside the operators.
 
     Only a forecast: a call that no variant can serve gets its error from the operator.
     """
-    kernels = ["forward"]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value)):
-        kernels.append("backward")
+    given = dict(zip((name.partition("=")[0] for _, name in _ARGUMENTS), arguments, strict=False))
+    query, value, bias, sinks = arguments[0], arguments[2], given.get("bias"), given.get("sinks")
+    right, left = given.get("right"), given.get("left")
+    has_bias = bias is not None
+    features = {
+        "window": left is not None,
+        "causal": left is None and right is not None,
+        "mask": given.get("mask") is not None,
+        "bias": has_bias and bias.dtype == query.dtype,
+        "bias_f32": has_bias and bias.dtype != query.dtype,
+        "dropout": given.get("dropout", 0.0) > 0,
+        "varlen": given.get("query_offsets") is not None,
+        "lengths": given.get("key_lengths") is not None,
+    }
+    kernels = {"forward": {**features, "sinks": sinks is not None}}
+    if torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (*arguments[:3], bias, sinks)
+    ):
+        kernels["backward"] = {**features, "bias_grad": has_bias and bias.requires_grad}
     try:
         return [
             select(
@@ -78,19 +145,32 @@ def _first_variants(
                 dtype=str(query.dtype).removeprefix("torch."),
                 head_dim=query.shape[-1],
                 head_dim_v=value.shape[-1],
-                features=() if causal == "none" else ("causal",),
+                features=[name for name, used in features.items() if used],
+                score=given.get("score", ""),
+                blocks=given.get("blocks", ""),
             )
-            for kernel in kernels
+            for kernel, features in kernels.items()
         ]
     except (KeyError, ValueError, IndexError):
         return []
 
 
-for _operator in (forward, backward):
+def _batching_rule(name: str) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        from orchard_jit import transforms
+
+        return getattr(transforms, f"{name}_of_samples")(info.batch_size, in_dims, *arguments)
+
+    return rule
+
+
+for _operator in (forward, backward, plan):
     _name = _operator.name().removeprefix("orchard_jit::")
     # The binding registers for other keys than these two, which it thereby hides without replacing them.
     _library.impl(_name, _load_and_repeat(_operator), "CompositeExplicitAutograd")
-    _library.impl(_name, _load_and_repeat(_operator), "Autograd")
+    if _operator is not plan:
+        _library.impl(_name, _load_and_repeat(_operator), "Autograd")
+        torch.library.register_vmap(_operator.name(), _batching_rule(_name), lib=_library)
 
 
 def _empty_like_rows(model: torch.Tensor, heads: int, length: int, head_dim: int) -> torch.Tensor:
@@ -107,7 +187,7 @@ def _empty_like(model: torch.Tensor) -> torch.Tensor:
 
 @torch.library.register_fake("orchard_jit::forward", lib=_library)
 def _fake_forward(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: str
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     for name, tensor in (("key", key), ("value", value)):
         if tensor.device != query.device:
@@ -123,14 +203,10 @@ def _fake_forward(
 
 @torch.library.register_fake("orchard_jit::backward", lib=_library)
 def _fake_backward(
-    grad_out: torch.Tensor,
-    grad_lse: torch.Tensor | None,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    scale: float | None,
-    causal: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _empty_like(query), _empty_like(key), _empty_like(value)
+    grad_out: torch.Tensor, grad_lse: torch.Tensor | None, *others: Any
+) -> tuple[torch.Tensor, ...]:
+    query, key, value = others[:3]
+    bias, sinks, of_bias = others[8], others[9], others[-1]
+    grad_bias = bias.new_empty(bias.shape) if of_bias else query.new_empty(0)
+    grad_sinks = query.new_empty(0) if sinks is None else torch.empty_like(sinks)
+    return _empty_like(query), _empty_like(key), _empty_like(value), grad_bias, grad_sinks

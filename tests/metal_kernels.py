@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,14 +13,21 @@ import torch
 from software_mac.metal import Library, compile_source
 
 from orchard_jit import selection
+from orchard_jit.backends.metal import groupings
+from orchard_jit.dropout import keep_mask
 from orchard_jit.jit import recipe
 from orchard_jit.variant import Variant
 
 LOG2_E = 1 / np.log(2)
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
+SEED = 0x123456789ABCDEF0
+DROPOUT = 0.25
+THRESHOLD = int(DROPOUT * 2**32)
 
 
-def select(kernel, dtype, head_dim, head_dim_v=None, causal=True, arch="apple9", blocks=None) -> Variant:
+def select(
+    kernel, dtype, head_dim, head_dim_v=None, features=("causal",), arch="apple9", blocks=None, score=""
+) -> Variant:
     """The variant that a call on a Mac needs; `blocks` in place of those of the table."""
     variant = selection.select(
         backend="metal",
@@ -28,7 +36,8 @@ def select(kernel, dtype, head_dim, head_dim_v=None, causal=True, arch="apple9",
         dtype=str(dtype).removeprefix("torch."),
         head_dim=head_dim,
         head_dim_v=head_dim_v or head_dim,
-        features=("causal",) if causal else (),
+        features=features,
+        score=score,
     )
     return variant.with_blocks(blocks) if blocks else variant
 
@@ -63,8 +72,13 @@ class Plane:
             strides = (heads * rows * row, row, heads * row, 1)
         else:
             strides = (heads * rows * row, rows * row, row, 1)
+        return cls.strided(shape, strides, dtype, offset)
+
+    @classmethod
+    def strided(cls, shape, strides, dtype, offset=1) -> Plane:
         last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        memory = torch.full((offset + last + 1,), torch.nan, dtype=dtype)
+        blank = torch.nan if dtype.is_floating_point else 0
+        memory = torch.full((offset + last + 1 if 0 not in shape else offset,), blank, dtype=dtype)
         return cls(memory, memory.as_strided(shape, strides, offset))
 
     def fill(self, values: torch.Tensor) -> Plane:
@@ -77,7 +91,11 @@ class Plane:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        return self.tensor.stride()[:3]
+        """0 where there is only one."""
+        return tuple(
+            0 if size == 1 else stride
+            for size, stride in zip(self.tensor.shape, self.tensor.stride(), strict=True)
+        )
 
     def is_untouched_between_rows(self) -> bool:
         rest = self.memory.clone()
@@ -89,18 +107,27 @@ class Plane:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a call. `causal` is as the reference wants it; `diagonal`, where another says the same."""
+    """The sizes of a call, and what its variant may ask for beside them.
+
+    Attributes:
+        left, right, lower_right: The bounds; `left` counts in a window alone.
+        sequences: Queries and keys of each sequence that is packed.
+        key_lengths: Keys of each batch.
+        broadcast: Dimensions of mask and bias that are of size 1.
+
+    """
 
     query_length: int
     key_length: int
-    causal: str = "lower_right"
     batch: int = 1
     heads: int = 4
     kv_heads: int = 2
-    diagonal: int | None = None
-
-    def without_mask(self) -> Shape:
-        return replace(self, causal="none")
+    left: int = 5
+    right: int = 0
+    lower_right: bool = True
+    sequences: tuple[tuple[int, int], ...] = ((5, 9), (0, 4), (18, 12), (3, 0), (21, 33))
+    key_lengths: tuple[int, ...] = (13,)
+    broadcast: tuple[int, ...] = ()
 
 
 @dataclass
@@ -111,13 +138,36 @@ class Call:
     variant: Variant
     flavour: str
     planes: dict[str, Plane] = field(default_factory=dict)
+    vectors: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shape, dim, dim_v = self.shape, self.variant.head_dim, self.variant.head_dim_v
-        of_queries = (shape.batch, shape.heads, shape.query_length)
-        of_keys = (shape.batch, shape.kv_heads, shape.key_length)
         self.dtype = getattr(torch, self.variant.dtype)
-        self.scale = float(np.float32(dim**-0.5))
+        self.scale = float(np.float32(self.variant.head_dim**-0.5))
+        self.random = torch.Generator().manual_seed(0)
+        self._make_tensors()
+        self._make_optional_tensors()
+        self._expect()
+
+    def has(self, feature: str) -> bool:
+        return feature in self.variant.features
+
+    @property
+    def batch(self) -> int:
+        return len(self.shape.sequences) if self.has("varlen") else self.shape.batch
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        if self.has("varlen"):
+            return tuple(max(lengths) for lengths in zip(*self.shape.sequences, strict=True))
+        return self.shape.query_length, self.shape.key_length
+
+    def _make_tensors(self) -> None:
+        shape, dim, dim_v = self.shape, self.variant.head_dim, self.variant.head_dim_v
+        rows = [shape.query_length, shape.key_length]
+        if self.has("varlen"):
+            rows = [sum(lengths) for lengths in zip(*shape.sequences, strict=True)]
+        batch = 1 if self.has("varlen") else shape.batch
+        of_queries, of_keys = (batch, shape.heads, rows[0]), (batch, shape.kv_heads, rows[1])
         sizes = {
             "query": (*of_queries, dim), "key": (*of_keys, dim), "value": (*of_keys, dim_v),
             "out": (*of_queries, dim_v), "grad_out": (*of_queries, dim_v),
@@ -125,32 +175,114 @@ class Call:
         sizes |= {f"grad_{name}": sizes[name] for name in ("query", "key", "value")}
         for number, (name, size) in enumerate(sizes.items()):
             self.planes[name] = Plane.make(size, self.dtype, self.flavour, heads_inside=number % 2 == 1)
-        random = torch.Generator().manual_seed(0)
         for name in ("query", "key", "value", "grad_out"):
-            self.planes[name].fill(torch.randn(sizes[name], generator=random))
-        self.grad_lse = torch.randn(of_queries, generator=random)
-        self._expect()
+            self.planes[name].fill(self._normal(sizes[name]))
+        self.vectors["grad_lse"] = self._normal(of_queries)
+
+    def _make_optional_tensors(self) -> None:
+        shape = self.shape
+        size = [shape.batch, shape.heads, shape.query_length, shape.key_length]
+        size = [1 if dim in shape.broadcast else n for dim, n in enumerate(size)]
+        b, h, q, k = size
+        if self.has("mask"):  # keys outside of queries, and apart
+            strides = (h * k * q * 2, k * q * 2, 2, q * 2)
+            mask = torch.rand(size, generator=self.random) < 0.4
+            mask[..., : q // 2, : k // 2] = False  # whole blocks
+            self.planes["mask"] = Plane.strided(size, strides, torch.uint8).fill(mask)
+        if self.has("bias") or self.has("bias_f32"):
+            dtype = self.dtype if self.has("bias") else torch.float32
+            strides = (h * q * (k + 3), q * (k + 3), k + 3, 1)
+            self.planes["bias"] = Plane.strided(size, strides, dtype).fill(self._normal(size))
+        if self.has("bias_grad"):
+            self.planes["grad_bias"] = Plane.strided(size, (h * q * k, q * k, k, 1), dtype)
+        self.vectors["seed"] = torch.tensor([SEED])
+        self.vectors["sinks"] = self._normal(shape.heads)
+        self.vectors["key_lengths"] = torch.tensor(shape.key_lengths, dtype=torch.int32)
+        for name, lengths in zip(("query", "key"), zip(*shape.sequences, strict=True), strict=True):
+            offsets = torch.tensor((0, *lengths)).cumsum(0).int()
+            self.vectors[f"{name}_offsets"] = offsets
+
+    def _normal(self, size) -> torch.Tensor:
+        return torch.randn(size, generator=self.random)
 
     def _expect(self) -> None:
-        leaves = [self.planes[name].tensor.double().requires_grad_() for name in ("query", "key", "value")]
-        out, lse = reference.attention(*leaves, causal=self.shape.causal, scale=self.scale)
+        names = [name for name in ("query", "key", "value", "bias") if name in self.planes]
+        leaves = {name: self.planes[name].tensor.double().requires_grad_() for name in names}
+        out, lse = self._packed(leaves) if self.has("varlen") else self._attention(leaves)
         lse = lse * LOG2_E
         with_keys = lse.isfinite()
-        loss = (out * self.planes["grad_out"].tensor).sum() + (lse * self.grad_lse)[with_keys].sum()
-        grads = torch.autograd.grad(loss, leaves)
+        loss = (out * self.planes["grad_out"].tensor).sum() + (lse * self.vectors["grad_lse"])[with_keys].sum()
+        grads = torch.autograd.grad(loss, list(leaves.values()))
         self.expected = {"out": out.detach(), "lse": lse.detach()}
-        self.expected |= dict(zip(("grad_query", "grad_key", "grad_value"), grads, strict=True))
+        self.expected |= {f"grad_{name}": grad for name, grad in zip(names, grads, strict=True)}
+
+    def _attention(self, leaves, sequence=0):
+        shape = self.shape
+        options = {}
+        if self.has("causal") or self.has("window"):
+            options["window"] = (shape.left if self.has("window") else None, shape.right)
+            options["alignment"] = "lower_right" if shape.lower_right else "upper_left"
+        if self.has("mask"):
+            options["mask"] = self.planes["mask"].tensor != 0
+        if self.has("sinks"):
+            options["sinks"] = self.vectors["sinks"].double()
+        if self.has("lengths"):
+            options["key_lengths"] = self.vectors["key_lengths"].clamp(0, shape.key_length)
+        if self.has("dropout"):
+            batch, heads, queries = leaves["query"].shape[:3]
+            size = (sequence + batch, heads, queries, leaves["key"].shape[2])
+            options["keep"] = keep_mask(self.vectors["seed"], DROPOUT, *size)[sequence:]
+            options["dropout_p"] = DROPOUT
+        if "bias" in leaves:
+            options["bias"] = leaves["bias"]
+        if self.variant.score:
+            options["score"], options["visible"] = SCORES[self.variant.score]
+        return reference.attention(
+            leaves["query"], leaves["key"], leaves["value"], scale=self.scale, **options
+        )
+
+    def _packed(self, leaves):
+        parts = []
+        queries, keys = (self.vectors[f"{name}_offsets"].tolist() for name in ("query", "key"))
+        for n in range(self.batch):
+            of_queries, of_keys = slice(queries[n], queries[n + 1]), slice(keys[n], keys[n + 1])
+            rows = {name: of_queries if name == "query" else of_keys for name in leaves}
+            parts.append(
+                self._attention({name: leaf[:, :, rows[name]] for name, leaf in leaves.items()}, sequence=n)
+            )
+        out, lse = zip(*parts, strict=True)
+        return torch.cat(out, 2), torch.cat(lse, 2)
 
     @property
     def params(self) -> bytes:
         shape = self.shape
-        diagonal = shape.diagonal
-        if diagonal is None:
-            diagonal = {"lower_right": shape.key_length - shape.query_length}.get(shape.causal, 0)
-        sizes = (shape.batch, shape.heads, shape.kv_heads, shape.query_length, shape.key_length, diagonal)
-        names = ("query", "key", "value", "out", "grad_out", "grad_query", "grad_key", "grad_value")
-        strides = [stride for name in names for stride in self.planes[name].strides]
-        return struct.pack(f"{len(sizes) + len(strides)}q", *sizes, *strides)
+        numbers = [self.batch, shape.heads, shape.kv_heads, *self.longest]
+        numbers += [shape.left, shape.right, shape.lower_right]
+        rows = self.planes["query"].tensor.shape[2]
+        for name in ("query", "key", "value", "out"):
+            numbers += self._strides(name)
+        numbers += [0 if self.has("varlen") else shape.heads * rows, rows, 1]
+        for name in ("grad_out", "grad_query", "grad_key", "grad_value"):
+            numbers += self._strides(name)
+        for name in ("mask", "bias", "grad_bias"):
+            numbers += self.planes[name].strides if name in self.planes else (0, 0, 0, 0)
+        numbers += [THRESHOLD, *[0] * 64]
+        return struct.pack(f"{len(numbers)}q", *numbers)
+
+    def _strides(self, name: str) -> tuple[int, ...]:
+        batch, head, row, _ = self.planes[name].tensor.stride()
+        return 0 if self.has("varlen") else batch, head, row
+
+    @property
+    def numbers(self) -> bytes:
+        return struct.pack("10f", self.scale, 1 / (1 - DROPOUT), *[0] * 8)
+
+    @property
+    def statistics(self) -> torch.Tensor:
+        rows, sequences = self.planes["query"].tensor.shape[2], self.batch
+        if self.has("varlen"):
+            return torch.full((self.shape.heads, (rows + sequences) // 2 * 2, 2), torch.nan)
+        return torch.full((sequences, self.shape.heads, (rows + 1) // 2 * 2, 2), torch.nan)
 
 
 class Kernels:
@@ -161,55 +293,70 @@ class Kernels:
         self.flavour = flavour
         text = only(flavour, source or source_of(variant))
         self.library = Library(compile_source(text, variant.kernel, checked=True))
+        self._records = self.library.kernels
 
     def run(self, call: Call, seed: int = 0) -> dict[str, torch.Tensor]:
         """The results of a call; they begin as NaN. A broken rule is a DispatchError."""
         return self._forward(call, seed) if self.variant.kernel == "forward" else self._backward(call, seed)
 
     def _forward(self, call: Call, seed: int) -> dict[str, torch.Tensor]:
-        lse = torch.full_like(call.grad_lse, torch.nan)
-        of = call.planes
-        self._launch("forward", "", call, seed, of["query"], of["key"], of["value"], of["out"], lse)
-        return {"out": of["out"].tensor.clone(), "lse": lse}
+        lse = torch.full_like(call.vectors["grad_lse"], torch.nan)
+        self._launch("forward", call, seed, lse=lse)
+        return {"out": call.planes["out"].tensor.clone(), "lse": lse}
 
     def _backward(self, call: Call, seed: int) -> dict[str, torch.Tensor]:
-        shape, of = call.shape, call.planes
-        of["out"].fill(call.expected["out"])
-        lse = call.expected["lse"].float()
-        statistics = torch.full((shape.batch, shape.heads, (shape.query_length + 1) // 2 * 2, 2), torch.nan)
-        self._launch("prepare", None, call, seed, of["out"], of["grad_out"], lse, statistics)
-        self._launch("subtract_grad_lse", None, call, seed, call.grad_lse, statistics)
-        inputs = (of["query"], of["key"], of["value"], of["grad_out"], statistics)
-        self._launch("grad_query", "dq_", call, seed, *inputs, of["grad_query"])
-        self._launch("grad_key_value", "dkv_", call, seed, *inputs, of["grad_key"], of["grad_value"])
-        return {name: of[name].tensor.clone() for name in ("grad_query", "grad_key", "grad_value")}
+        call.planes["out"].fill(call.expected["out"])
+        lse, statistics = call.expected["lse"].float(), call.statistics
+        for kernel in groupings(self.variant):
+            self._launch(kernel, call, seed, lse=lse, statistics=statistics)
+        return {
+            name: plane.tensor.clone()
+            for name, plane in call.planes.items()
+            if name.startswith("grad_") and name != "grad_out"
+        }
 
-    def _launch(self, name: str, prefix: str | None, call: Call, seed: int, *arguments) -> None:
-        """`prefix`: of the kernel's blocks; a kernel without blocks takes no scale."""
-        shape, blocks = call.shape, dict(self.variant.blocks)
-        of_keys = name == "grad_key_value"
-        length = shape.key_length if of_keys else shape.query_length
-        buffers = [x.bytes if isinstance(x, Plane) else x.numpy() for x in arguments]
-        buffers.append(call.params)
-        if prefix is None:
-            threads, rows = 128, {"prepare": 32, "subtract_grad_lse": 128}[name]
-        else:
-            simdgroups = blocks[prefix + "simdgroups"]
-            threads, rows = 32 * simdgroups, simdgroups // blocks[prefix + "split"] * blocks[prefix + "rows"]
-            buffers.append(np.float32(call.scale).tobytes())
+    def _launch(self, kernel: str, call: Call, seed: int, **made: torch.Tensor) -> None:
+        shape, grouping = call.shape, groupings(self.variant)[kernel]
+        of_keys = kernel == "grad_key_value"
+        name = f"{kernel}_{self.flavour}" if f"{kernel}_{self.flavour}" in self._records else kernel
+        blocks = -(-call.longest[of_keys] // grouping.finished)
+        groups = (blocks, shape.kv_heads if of_keys else shape.heads, call.batch)
+        if kernel == "grad_bias":
+            batch, heads, rows, columns = call.planes["grad_bias"].tensor.shape
+            groups = (-(-rows // grouping.rows), -(-columns // grouping.columns), batch * heads)
         self.library.dispatch(
-            name if name == "subtract_grad_lse" else f"{name}_{self.flavour}",
-            (-(-length // rows) * threads, shape.kv_heads if of_keys else shape.heads, shape.batch),
-            threads,
-            dict(enumerate(buffers)),
+            name,
+            (groups[0] * grouping.threads, *groups[1:]),
+            grouping.threads,
+            self._buffers(name, call, made),
             seed=seed,
         )
+
+    def _buffers(self, name: str, call: Call, made: Mapping[str, torch.Tensor]) -> dict[int, object]:
+        """Buffers by their places, as the kernel's signature names them."""
+        tensors = {**call.vectors, **made}
+        found: dict[int, object] = {}
+        for argument in self._records[name].arguments:
+            if argument.kind != "buffer":
+                continue
+            wanted = argument.name if argument.name != "grad" else name.removesuffix(f"_{self.flavour}")
+            if wanted in ("params", "numbers"):
+                found[argument.index] = getattr(call, wanted)
+            elif wanted in call.planes:
+                found[argument.index] = call.planes[wanted].bytes
+            else:
+                found[argument.index] = tensors[wanted].numpy()
+        return found
 
 
 def wrong(call: Call, results: dict[str, torch.Tensor]) -> list[str]:
     """The results that differ from attention in float64, and the memory between rows that was written."""
     tolerance = TOLERANCE[call.dtype]
-    found = [f"{name}, between rows" for name, p in call.planes.items() if not p.is_untouched_between_rows()]
+    found = [
+        f"{name}, between rows"
+        for name, plane in call.planes.items()
+        if plane.memory.is_floating_point() and not plane.is_untouched_between_rows()
+    ]
     for name, result in results.items():
         expected = call.expected[name]
         if name == "lse":

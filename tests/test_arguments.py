@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import orchard_jit
-from orchard_jit import flash_attention, flash_attn_func, flash_attn_fwd, scaled_dot_product_attention
+from orchard_jit import call as calls
+from orchard_jit import flash_attention, flash_attn_func, scaled_dot_product_attention
+from orchard_jit.call import Arguments
 
 GOOD = (1, 2, 4, 8)
 
@@ -56,7 +58,7 @@ def call(q=GOOD, k=GOOD, v=GOOD, function=flash_attention, **options):
         (
             {"q": (1, 2, 3, 8), "causal": True},
             ValueError,
-            "causal=True is ambiguous for query length 3 and key length 4",
+            "the diagonal is ambiguous for 3 queries and 4 keys: say alignment=",
         ),
         ({"q": torch.randn(GOOD, device="meta"), "causal": "left"}, ValueError, "causal must be"),
     ],
@@ -75,22 +77,62 @@ def test_mixed_devices():
         call(k=torch.empty(GOOD, device="meta"))
 
 
+ONES = torch.ones(4, 4)
+PACKED = {
+    "query_offsets": torch.tensor([0, 4], dtype=torch.int32),
+    "key_offsets": torch.tensor([0, 4], dtype=torch.int32),
+}
+
+
 @pytest.mark.parametrize(
-    ("function", "options", "argument"),
+    ("options", "error", "message"),
     [
-        (scaled_dot_product_attention, {"attn_mask": torch.ones(4, 4, dtype=torch.bool)}, "attn_mask"),
-        (scaled_dot_product_attention, {"dropout_p": 0.1}, "dropout_p"),
-        (flash_attn_func, {"dropout_p": 0.1}, "dropout_p"),
-        (flash_attn_func, {"window_size": (3, 0)}, "window_size"),
-        (flash_attn_func, {"softcap": 30.0}, "softcap"),
-        (flash_attn_func, {"alibi_slopes": torch.ones(2)}, "alibi_slopes"),
-        (flash_attn_func, {"return_attn_probs": True}, "return_attn_probs"),
-        (flash_attn_fwd, {"dropout_p": 0.1}, "dropout_p"),
+        ({"mask": ONES}, TypeError, "mask must be bool, got Float"),
+        (
+            {"mask": torch.ones(3, 4, dtype=torch.bool)},
+            ValueError,
+            r"mask has shape \[1, 1, 3, 4\].*\[1, 2, 4, 4\]",
+        ),
+        (
+            {"mask": torch.ones(4, 4, dtype=torch.bool, device="mps")},
+            ValueError,
+            "mask is on mps:0 but query is on cpu",
+        ),
+        ({"bias": ONES.double()}, TypeError, "bias must be Float as query is, or Float, got Double"),
+        ({"bias": torch.ones(4, 5)}, ValueError, r"bias has shape \[1, 1, 4, 5\]"),
+        ({"window": 3}, ValueError, r"window must be \(left, right\), got 3"),
+        ({"window": (1.5, 0)}, ValueError, "window must be two integers from 0 on, or None or -1"),
+        ({"window": (-2, 0)}, ValueError, "window must be two integers"),
+        (
+            {"alignment": "left"},
+            ValueError,
+            "alignment must be None, 'upper_left' or 'lower_right', got 'left'",
+        ),
+        ({"causal": "upper_left", "alignment": "lower_right"}, ValueError, "contradict"),
+        ({"softcap": -1.0}, ValueError, "cap must be positive, got -1.0"),
+        ({"alibi_slopes": torch.ones(1, 2, 3)}, ValueError, r"slopes must be \(heads\) or \(batch, heads\)"),
+        ({"sinks": torch.ones(3)}, ValueError, r"sinks must have shape \[2\], got \[3\]"),
+        ({"dropout_p": 1.5}, ValueError, "dropout must be 0 to 1, got 1.5"),
+        ({"key_lengths": torch.tensor([3])}, TypeError, "key_lengths must be Int, got Long"),
+        (
+            {"key_lengths": torch.tensor([5], dtype=torch.int32)},
+            ValueError,
+            "key_lengths must be 0 to 4.*got 5 at 0",
+        ),
+        ({"alibi_slopes": torch.ones(2, requires_grad=True)}, NotImplementedError, "requires a gradient"),
     ],
 )
-def test_what_is_not_supported_yet_says_so(function, options, argument):
-    with pytest.raises(NotImplementedError, match=f"^{argument}=.*not supported yet"):
-        call(function=function, **options)
+def test_features_refuse(options, error, message):
+    with pytest.raises(error, match=message):
+        flash_attention(*(torch.randn(GOOD) for _ in range(3)), **options)
+
+
+def test_packed_sequences_have_no_common_plane():
+    q = torch.randn(GOOD)
+    with pytest.raises(ValueError, match="mask can't be combined with packed sequences"):
+        calls.forward(
+            Arguments(q, q, q, mask=ONES.bool()[None, None], longest_query=4, longest_key=4, **PACKED)
+        )
 
 
 def test_flash_attn_func_wants_four_dimensions():
@@ -114,19 +156,17 @@ def test_leading_dimensions_that_cannot_be_merged():
 
 def test_gradients_that_do_not_fit():
     q = torch.randn(GOOD)
-    out, lse = orchard_jit.operators.forward(q, q, q, None, "none")
+    out, lse = orchard_jit.operators.forward(q, q, q)
     backward = orchard_jit.operators.backward
     with pytest.raises(ValueError, match=r"grad_out has shape \[1, 2, 4, 9\]"):
-        backward(torch.randn(1, 2, 4, 9), None, q, q, q, out, lse, None, "none")
+        backward(torch.randn(1, 2, 4, 9), None, *Arguments(q, q, q), out, lse, False)
     with pytest.raises(TypeError, match="grad_out is Double but out is Float"):
-        backward(out.double(), None, q, q, q, out, lse, None, "none")
+        backward(out.double(), None, *Arguments(q, q, q), out, lse, False)
     with pytest.raises(ValueError, match=r"grad_lse has shape \[1, 2, 5\]"):
-        backward(out, torch.randn(1, 2, 5), q, q, q, out, lse, None, "none")
+        backward(out, torch.randn(1, 2, 5), *Arguments(q, q, q), out, lse, False)
 
 
 def test_the_operator_itself_wants_four_dimensions():
     x = torch.randn(2, 4, 8)
     with pytest.raises(ValueError, match="query must have 4 dimensions"):
-        orchard_jit.operators.forward(x, x, x, None, "none")
-    with pytest.raises(ValueError, match="causal must be 'none', 'upper_left' or 'lower_right', got 'yes'"):
-        orchard_jit.operators.forward(x[None], x[None], x[None], None, "yes")
+        orchard_jit.operators.forward(x, x, x)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import orchard_jit
 from orchard_jit import operators
+from orchard_jit.call import Arguments
 
 
 def inputs(*lengths, dim=16, dtype=torch.float32, heads=2):
@@ -41,17 +42,22 @@ def test_opcheck_of_the_forward(causal, needs_grad, transposed):
     if transposed:
         q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
     torch.library.opcheck(
-        operators.forward, [x.requires_grad_(needs_grad) for x in (q, k, v)] + [None, causal]
+        operators.forward,
+        [
+            *(x.requires_grad_(needs_grad) for x in (q, k, v)),
+            *(None, None, None if causal == "none" else 0, causal == "lower_right"),
+        ],
     )
 
 
 @pytest.mark.parametrize("with_lse", (False, True))
 def test_opcheck_of_the_backward(with_lse):
     q, k, v = (x.detach() for x in inputs(6, 9, 9))
-    out, lse = operators.forward(q, k, v, 0.3, "none")
+    out, lse = operators.forward(q, k, v, 0.3)
     grad_lse = torch.randn_like(lse) if with_lse else None
     torch.library.opcheck(
-        operators.backward, [torch.randn_like(out), grad_lse, q, k, v, out, lse, 0.3, "none"]
+        operators.backward,
+        [torch.randn_like(out), grad_lse, *Arguments(q, k, v, 0.3), out, lse, False],
     )
 
 

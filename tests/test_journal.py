@@ -15,11 +15,12 @@ from .jit.test_library import finish, python
 ATTENTION = """
     import os
     import tests.conftest, torch, orchard_jit
+    from orchard_jit.call import Arguments
 
     def attention(device):
         q = torch.randn(1, 2, 9, 16, device=device)
-        out, lse = torch.ops.orchard_jit.forward(q, q, q, None, "none")
-        torch.ops.orchard_jit.backward(torch.ones_like(out), None, q, q, q, out, lse, None, "none")
+        out, lse = torch.ops.orchard_jit.forward(q, q, q)
+        torch.ops.orchard_jit.backward(torch.ones_like(out), None, *Arguments(q, q, q), out, lse, False)
 """
 
 

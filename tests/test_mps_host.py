@@ -17,6 +17,7 @@ import torch
 import orchard_jit
 from orchard_jit import backends, binding
 from orchard_jit.backends import metal
+from orchard_jit.call import Arguments
 from orchard_jit.commands import checks
 from orchard_jit.errors import ToolchainError
 from orchard_jit.jit import render
@@ -39,8 +40,8 @@ def inputs(head_dim=16, length=8):
 
 def attend(query, key, value, grad_out):
     """Forward and backward, without autograd's thread, which lets go of tensors when it pleases."""
-    out, lse = torch.ops.orchard_jit.forward(query, key, value, None, "none")
-    grads = torch.ops.orchard_jit.backward(grad_out, None, query, key, value, out, lse, None, "none")
+    out, lse = torch.ops.orchard_jit.forward(query, key, value)
+    grads = torch.ops.orchard_jit.backward(grad_out, None, *Arguments(query, key, value), out, lse, False)[:3]
     return [out, *grads]
 
 

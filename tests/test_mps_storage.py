@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 import orchard_jit
+from orchard_jit.call import Arguments
 
 from .jit.test_library import finish, python
 
@@ -93,11 +94,11 @@ def results(layout, dtype):
     """Output, log-sum-exp and gradients, and what each pass allocated until it had run."""
     qkv, grad_out = inputs(layout, dtype)
     counters = Counters()
-    out, lse = torch.ops.orchard_jit.forward(*qkv, None, "none")
+    out, lse = torch.ops.orchard_jit.forward(*qkv)
     forward = counters()
     counters = Counters()
     # Not through autograd, whose thread lets go of the tensors when it pleases.
-    grads = torch.ops.orchard_jit.backward(grad_out, None, *qkv, out, lse, None, "none")
+    grads = torch.ops.orchard_jit.backward(grad_out, None, *Arguments(*qkv), out, lse, False)[:3]
     backward = counters()
     torch.mps.synchronize()
     after = counters()

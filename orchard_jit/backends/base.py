@@ -14,10 +14,21 @@ class Backend(ABC):
 
     name: ClassVar[str]
     dtypes: ClassVar[frozenset[str]]
+    archs: ClassVar[tuple[str, ...]]
+    tiles: ClassVar[Mapping[str, str]]
+    """The blocks that are the queries ("block_q") or the keys ("block_k") of a tile."""
 
     @abstractmethod
     def arch(self) -> str:
         """The instruction set or GPU family of this machine."""
+
+    @abstractmethod
+    def device(self) -> str:
+        """The model of this machine's processor or GPU, as its maker calls it."""
+
+    @abstractmethod
+    def operand_bits(self, variant: Variant) -> int:
+        """The width in which the kernel multiplies."""
 
     @abstractmethod
     def check(self, variant: Variant) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
 
 from orchard_jit.backends.base import Backend
+from orchard_jit.backends.chip import chip_name
 from orchard_jit.variant import DTYPES, Variant
 
 _VECTOR_BYTES = {"x86-64-v4": 64, "x86-64-v3": 32, "x86-64": 16, "arm64": 16}
@@ -24,6 +27,8 @@ class CpuBackend(Backend):
 
     name = "cpu"
     dtypes = frozenset(DTYPES)
+    archs = tuple(_VECTOR_BYTES)
+    tiles: ClassVar = {"q": "block_q", "k": "block_k"}
 
     def arch(self) -> str:
         machine = platform.machine().lower()
@@ -36,6 +41,19 @@ class CpuBackend(Backend):
         raise NotImplementedError(
             f"orchard_jit has kernels for x86-64 and arm64 processors, not for {machine}"
         )
+
+    def device(self) -> str:
+        if platform.system() == "Darwin":
+            return chip_name()
+        try:
+            with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+                names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+                return next(names, platform.machine())
+        except OSError:
+            return platform.machine()
+
+    def operand_bits(self, variant: Variant) -> int:
+        return 64 if variant.dtype == "float64" else 32
 
     def check(self, variant: Variant) -> None:
         if variant.arch not in _VECTOR_BYTES:

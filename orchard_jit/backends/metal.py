@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from orchard_jit.backends.base import Backend
+from orchard_jit.backends.chip import chip_name
 from orchard_jit.variant import Variant
 
 FAMILIES = ("apple7", "apple8", "apple9", "apple10")
@@ -22,8 +23,19 @@ _MAX_THREADS = 1024
 _MAX_THREADGROUP_BYTES = 32 * 1024
 _FLOAT2_BYTES = 8
 
-# The kernels of each pass, by the prefix of their blocks.
-_PREFIXES = {"forward": ("",), "backward": ("dq_", "dkv_")}
+_KERNELS: dict[str, dict[str, str | None]] = {
+    "forward": {"forward": ""},
+    "backward": {
+        "prepare": None,
+        "subtract_grad_lse": None,
+        "grad_query": "dq_",
+        "grad_key_value": "dkv_",
+        "grad_bias": None,
+    },
+}
+"""The kernels of each pass, with the prefix of their blocks; None for those without."""
+_FEATURE_OF_KERNEL = {"grad_bias": "bias_grad"}
+"""Kernels that not all variants have."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,11 @@ class Grouping:
         return _SIMD * self.simdgroups
 
     @property
+    def finished(self) -> int:
+        """Rows that a threadgroup finishes."""
+        return self.rows * (self.simdgroups // self.split)
+
+    @property
     def threadgroup_bytes(self) -> int:
         """Threadgroup memory: the scores' parts that a team adds up, twice, so that one barrier is enough."""
         if self.split == 1:
@@ -57,14 +74,24 @@ class Grouping:
         return 2 * self.simdgroups * fragments * _SIMD * _FLOAT2_BYTES
 
 
+_WITHOUT_BLOCKS = {
+    "prepare": Grouping(8, 8, 4, 1),
+    "subtract_grad_lse": Grouping(32, 8, 4, 1),  # a thread has a row
+    "grad_bias": Grouping(16, 32, 1, 1),
+}
+
+
 def groupings(variant: Variant) -> dict[str, Grouping]:
-    """The groupings of a variant's kernels, by the prefix of their blocks."""
+    """The groupings of a variant's kernels, in the order in which they are launched."""
     blocks = dict(variant.blocks)
     names = ("rows", "columns", "simdgroups", "split")
     try:
         return {
-            prefix: Grouping(**{name: blocks[prefix + name] for name in names})
-            for prefix in _PREFIXES[variant.kernel]
+            kernel: _WITHOUT_BLOCKS[kernel]
+            if prefix is None
+            else Grouping(**{name: blocks[prefix + name] for name in names})
+            for kernel, prefix in _KERNELS[variant.kernel].items()
+            if _FEATURE_OF_KERNEL.get(kernel) in (None, *variant.features)
         }
     except KeyError as error:
         raise ValueError(
@@ -77,6 +104,15 @@ class MetalBackend(Backend):
 
     name = "metal"
     dtypes = frozenset({"float32", "float16", "bfloat16"})
+    archs = FAMILIES
+    tiles: ClassVar = {
+        "rows": "block_q",
+        "columns": "block_k",
+        "dq_rows": "block_q",
+        "dq_columns": "block_k",
+        "dkv_rows": "block_k",
+        "dkv_columns": "block_q",
+    }
 
     def arch(self) -> str:
         """`ORCHARD_GPU_FAMILY`, else the family of this Mac's chip."""
@@ -85,7 +121,15 @@ class MetalBackend(Backend):
             raise NotImplementedError(
                 f"the Metal kernels need macOS {_OLDEST_MACOS} or later; this is {version}"
             )
-        return os.environ.get("ORCHARD_GPU_FAMILY") or family_of_chip(_chip_name())
+        return os.environ.get("ORCHARD_GPU_FAMILY") or family_of_chip(chip_name())
+
+    def device(self) -> str:
+        return chip_name()
+
+    def operand_bits(self, variant: Variant) -> int:
+        # The two oldest families multiply bfloat16 as float32.
+        as_float32 = variant.dtype == "bfloat16" and variant.arch in ("apple7", "apple8")
+        return 32 if variant.dtype == "float32" or as_float32 else 16
 
     def check(self, variant: Variant) -> None:
         if variant.arch not in FAMILIES:
@@ -94,7 +138,8 @@ class MetalBackend(Backend):
             raise ValueError(
                 f"Metal has no {variant.dtype}; use {', '.join(sorted(self.dtypes))}, or the cpu"
             )
-        for prefix, grouping in groupings(variant).items():
+        for kernel, grouping in groupings(variant).items():
+            prefix = _KERNELS[variant.kernel][kernel]
             for name, most in (("rows", 64), ("columns", 128)):
                 size = getattr(grouping, name)
                 if size % 8 or size > most:
@@ -121,7 +166,12 @@ class MetalBackend(Backend):
         return ("metal/host.mm.j2", f"metal/{variant.kernel}.metal.j2")
 
     def context(self, variant: Variant) -> Mapping[str, object]:
-        return {}
+        return {
+            "kernels": {
+                kernel: {"threads": grouping.threads, "rows": grouping.finished, "columns": grouping.columns}
+                for kernel, grouping in groupings(variant).items()
+            }
+        }
 
     def machine(self, variant: Variant) -> str:
         return platform.machine().lower()
@@ -139,13 +189,3 @@ def family_of_chip(chip: str) -> str:
     if generation is None:
         raise NotImplementedError(f"the Metal kernels are for Apple M1 and later; this chip is {chip!r}")
     return _FAMILY_OF_GENERATION.get(int(generation[1]), FAMILIES[-1])
-
-
-def _chip_name() -> str:
-    if platform.system() != "Darwin":
-        return "Apple M3"  # somebody emulates a Mac, and says by ORCHARD_GPU_FAMILY if it is to be another
-    system = ctypes.CDLL(None)
-    buffer = ctypes.create_string_buffer(256)
-    size = ctypes.c_size_t(len(buffer))
-    system.sysctlbyname(b"machdep.cpu.brand_string", buffer, ctypes.byref(size), None, 0)
-    return buffer.value.decode()

@@ -11,6 +11,8 @@ from orchard_jit.commands.console import UsageError, count_text, live, mark, pri
 from orchard_jit.jit import library, roots
 from orchard_jit.jit.recipe import Recipe, for_binding, for_variant
 
+_CAUSAL = {"yes": (True,), "no": (False,), "both": (False, True)}
+
 
 def run(
     *,
@@ -18,6 +20,8 @@ def run(
     head_dim_v: Sequence[int],
     dtype: Sequence[str],
     causal: str,
+    features: Sequence[str],
+    score: str,
     kernel: Sequence[str],
     backend: str,
     arch: str | None,
@@ -39,14 +43,15 @@ def run(
                 dtype=name,
                 head_dim=dim,
                 head_dim_v=dim_v,
-                causal=is_causal,
+                features=[*features, *(["causal"] if is_causal else [])],
+                score=score,
             )
         )
         for dim, dim_v, name, is_causal, one_pass in itertools.product(
             head_dim,
             head_dim_v or (None,),
             dtype or variants.dtypes(backend),
-            {"yes": (True,), "no": (False,), "both": (False, True)}[causal],
+            _CAUSAL["no" if "window" in features else causal],  # a window has a right bound of its own
             kernel,
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchard_jit.commands import variants
@@ -17,6 +18,8 @@ def run(
     head_dim: int,
     head_dim_v: int | None,
     causal: bool,
+    features: Sequence[str],
+    score: str,
     backend: str,
     arch: str | None,
     file: str | None,
@@ -32,7 +35,8 @@ def run(
             dtype=dtype,
             head_dim=head_dim,
             head_dim_v=head_dim_v,
-            causal=causal,
+            features=[*features, *(["causal"] if causal else [])],
+            score=score,
         )
     )
     if file is not None and file not in recipe.files:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from orchard_jit import backends
 from orchard_jit.commands.console import UsageError
 from orchard_jit.selection import select
-from orchard_jit.variant import DTYPES, Variant
+from orchard_jit.variant import DTYPES, Variant, has_feature
 
 
 def chosen(
@@ -16,9 +18,10 @@ def chosen(
     dtype: str,
     head_dim: int,
     head_dim_v: int | None,
-    causal: bool,
+    features: Collection[str],
+    score: str,
 ) -> Variant:
-    """The variant that a call with these values would use.
+    """The variant that a call with these values would use, with those of the features that the kernel has.
 
     Raises:
         UsageError: There is no such variant; the message says what is accepted.
@@ -32,7 +35,8 @@ def chosen(
             dtype=dtype,
             head_dim=head_dim,
             head_dim_v=head_dim_v or head_dim,
-            features=("causal",) if causal else (),
+            features=[feature for feature in features if has_feature(kernel, feature)],
+            score=score,
         )
     except (ValueError, NotImplementedError) as error:
         raise UsageError(str(error)) from None

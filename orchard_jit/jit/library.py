@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import threading
 import time
@@ -134,5 +135,11 @@ def prebuild_command(variant: Variant) -> str:
     if variant.head_dim_v != variant.head_dim:
         words.append(f"--head-dim-v {variant.head_dim_v}")
     words.append(f"--causal {'yes' if 'causal' in variant.features else 'no'}")
+    if features := [feature for feature in variant.features if feature != "causal"]:
+        words.append(f"--features {','.join(features)}")
+    if variant.score:
+        words.append(f"--score {shlex.quote(variant.score)}")
+    if variant.kernel == "decode":
+        words.append("--kernel decode")
     words.append(f"--backend {variant.backend} --arch {variant.arch}")
     return " ".join(words)

@@ -1,24 +1,57 @@
-"""What a person is told while something compiles: a line at the start, a heartbeat, a line at the end.
+"""What a person is told while something takes long: a line at the start, a heartbeat, a line at the end.
 
-On stderr. `ORCHARD_JIT_QUIET=1` silences it.
+Many things in a row have one bar instead, on a terminal. On stderr. `ORCHARD_JIT_QUIET=1` silences it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _HEARTBEAT_SECONDS = 5.0
+_BAR_WIDTH = 24
+
+_bars = threading.Event()
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
-    if os.environ.get("ORCHARD_JIT_QUIET", "") in ("", "0"):
+    """One line on stderr. While a bar is drawn there, nothing."""
+    if not _is_quiet() and not _bars.is_set():
         print(f"orchard_jit: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, float], None]]:
+    """On a terminal, a bar in place of all lines; it is gone afterwards.
+
+    Yields:
+        draw(title, share): Draws it anew, for a share from 0 to 1.
+
+    """
+    if _is_quiet() or _bars.is_set() or not sys.stderr.isatty():
+        yield lambda title, share: None
+        return
+
+    def draw(title: str, share: float) -> None:
+        done = round(min(max(share, 0.0), 1.0) * _BAR_WIDTH)
+        line = f"{'━' * done}{'─' * (_BAR_WIDTH - done)}  {title}"
+        print(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
+
+    _bars.set()
+    try:
+        yield draw
+    finally:
+        _bars.clear()
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _is_quiet() -> bool:
+    return os.environ.get("ORCHARD_JIT_QUIET", "") not in ("", "0")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from orchard_jit import backends
 from orchard_jit.jit.render import Rendering
 from orchard_jit.variant import Variant
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Version of `params.h`: what the binding and the plug-ins agree on."""
 
 _KEY_SCHEMA = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,17 +41,19 @@ class Rendering(Mapping[str, str]):
 
     @cached_property
     def origin(self) -> dict[str, Any]:
-        """What the texts follow from: the values, and the SHA-256 of every file that they could include."""
+        """What the texts follow from: the values, and the SHA-256 of every file that they could include.
+
+        With a score function, also those of the modules that print it.
+        """
         root = templates_directory()
         folders = {path.parent for path in self._templates}
-        files = sorted(path for folder in folders for path in (root / folder).iterdir() if path.is_file())
-        return {
+        origin = {
             "values": self._context,
-            "templates": {
-                path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in files
-            },
+            "templates": _digests(root, (path for folder in folders for path in (root / folder).iterdir())),
         }
+        if self._score:
+            origin["score"] = _digests(_PACKAGE, (_PACKAGE / "score").glob("*.py"))
+        return origin
 
     @cached_property
     def _texts(self) -> dict[str, str]:
@@ -60,7 +62,21 @@ class Rendering(Mapping[str, str]):
     def _text(self, template: Path) -> str:
         if template.suffix != ".j2":
             return (templates_directory() / template).read_text(encoding="utf-8")
-        return _environment().get_template(template.as_posix()).render(self._context)
+        return _environment().get_template(template.as_posix()).render(self._names)
+
+    @property
+    def _score(self) -> str:
+        variant: Mapping[str, str] = self._context.get("variant", {})
+        return variant.get("score", "")
+
+    @cached_property
+    def _names(self) -> dict[str, Any]:
+        """What the templates see: the values, and `score`, the variant's score function, if it has one."""
+        if not self._score:
+            return self._context
+        from orchard_jit.score.source import Source
+
+        return {**self._context, "score": Source(self._score, self._context["variant"]["backend"])}
 
     def __getitem__(self, name: str) -> str:
         return self._texts[name]
@@ -70,6 +86,14 @@ class Rendering(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._templates)
+
+
+def _digests(root: Path, files: Iterable[Path]) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files)
+        if path.is_file()
+    }
 
 
 @lru_cache(maxsize=1)

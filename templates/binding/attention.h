@@ -1,38 +1,28 @@
-// The operators' C++ signatures, and the way from one dispatch key to the next.
+// The kernels behind each dispatch key. All are boxed: they take an operator's arguments from the stack and leave
+// its results there.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 
-#include <optional>
-#include <string>
-#include <tuple>
+#include "arguments.h"
 
 namespace orchard {
 
-using at::Tensor;
+/// The operators as whoever calls sees them: through PyTorch's dispatcher, so that tracing and compiling see them too.
+const c10::OperatorHandle& forward_operator();
+const c10::OperatorHandle& backward_operator();
 
-using ForwardResult = std::tuple<Tensor, Tensor>;           // out, lse
-using BackwardResult = std::tuple<Tensor, Tensor, Tensor>;  // gradients of query, key, value
+// Autograd keys.
+void autograd_forward(const c10::OperatorHandle&, Stack* stack);
+void autograd_backward(const c10::OperatorHandle&, Stack* stack);
 
-// As whoever calls sees them: through PyTorch's dispatcher, so that tracing and compiling see them too.
-ForwardResult dispatch_forward(const Tensor& query, const Tensor& key, const Tensor& value,
-                               std::optional<double> scale, std::string causal);
-BackwardResult dispatch_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_lse, const Tensor& query,
-                                 const Tensor& key, const Tensor& value, const Tensor& out, const Tensor& lse,
-                                 std::optional<double> scale, std::string causal);
+// Autocast keys.
+void autocast_forward(const c10::OperatorHandle&, Stack* stack);
 
-// The kernels of the Autograd keys.
-ForwardResult autograd_forward(const Tensor& query, const Tensor& key, const Tensor& value,
-                               std::optional<double> scale, std::string causal);
-BackwardResult autograd_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_lse, const Tensor& query,
-                                 const Tensor& key, const Tensor& value, const Tensor& out, const Tensor& lse,
-                                 std::optional<double> scale, std::string causal);
-
-// The kernels of the CPU and MPS keys.
-ForwardResult device_forward(const Tensor& query, const Tensor& key, const Tensor& value, std::optional<double> scale,
-                             std::string causal);
-BackwardResult device_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_lse, const Tensor& query,
-                               const Tensor& key, const Tensor& value, const Tensor& out, const Tensor& lse,
-                               std::optional<double> scale, std::string causal);
+// CPU and MPS keys.
+void device_forward(const c10::OperatorHandle&, Stack* stack);
+void device_backward(const c10::OperatorHandle&, Stack* stack);
+/// The requests that a forward of these arguments makes, as JSON: nothing is computed.
+void device_plan(const c10::OperatorHandle&, Stack* stack);
 
 }  // namespace orchard

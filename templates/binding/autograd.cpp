@@ -3,77 +3,138 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/basic_ops.h>
 
+#include <algorithm>
+
 #include "attention.h"
-#include "inputs.h"
+#include "requests.h"
 
 namespace orchard {
 namespace {
 
+using at::IValue;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-template <class... Tensors>
-bool wants_gradient(const Tensors&... tensors) {
-  return at::GradMode::is_enabled() && (tensors.requires_grad() || ...);
+bool wants_gradient(at::ArrayRef<IValue> values) {
+  return at::GradMode::is_enabled() && std::any_of(values.begin(), values.end(), [](const IValue& value) {
+           return value.isTensor() && value.toTensor().requires_grad();
+         });
 }
 
+/// Whoever differentiates forward would get no derivative, and no word of it either.
+void refuse_tangents(at::ArrayRef<IValue> values) {
+  for (const IValue& value : values)
+    TORCH_CHECK_NOT_IMPLEMENTED(!value.isTensor() || !value.toTensor()._fw_grad(/*level=*/0).defined(),
+                                "orchard_jit: forward-mode differentiation (jvp, jacfwd) of attention is not supported; "
+                                "use grad, vjp or jacrev, or PyTorch's attention under "
+                                "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)");
+}
+
+/// Keeps an operator's arguments: tensors where autograd watches over them, their places and all other values beside.
+void save(AutogradContext* context, std::vector<IValue> arguments, const Tensor& out, const Tensor& lse) {
+  variable_list tensors{out, lse};
+  const IValue place = Tensor();
+  for (IValue& argument : arguments) {
+    if (!argument.isTensor()) continue;
+    tensors.push_back(argument.toTensor());
+    argument = place;
+  }
+  const auto arrays = listed(arguments[Arguments::kArrays]);
+  arguments[Arguments::kArrays] = place;
+  tensors.insert(tensors.end(), arrays.begin(), arrays.end());
+  context->save_for_backward(std::move(tensors));
+  context->saved_data["arguments"] = c10::ivalue::Tuple::create(std::move(arguments));
+}
+
+/// The arguments again, from what `save` kept.
+Stack saved_arguments(AutogradContext* context, const variable_list& tensors) {
+  const auto& saved = context->saved_data["arguments"].toTupleRef().elements();
+  Stack arguments(saved.begin(), saved.end());
+  auto next = tensors.begin() + 2;
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (arguments[i].isTensor() && i != Arguments::kArrays) arguments[i] = *next++;
+  arguments[Arguments::kArrays] = std::vector<Tensor>(next, tensors.end());
+  return arguments;
+}
+
+/// Autograd sees the tensors that may have a gradient; the stack holds all arguments.
 struct Attention : torch::autograd::Function<Attention> {
-  static variable_list forward(AutogradContext* context, const Tensor& query, const Tensor& key, const Tensor& value,
-                               std::optional<double> scale, const std::string& causal) {
+  static variable_list forward(AutogradContext* context, const Tensor& /*query*/, const Tensor& /*key*/,
+                               const Tensor& /*value*/, const std::optional<Tensor>& /*bias*/,
+                               const std::optional<Tensor>& /*sinks*/, Stack* stack) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [out, lse] = dispatch_forward(query, key, value, scale, causal);
-    context->save_for_backward({query, key, value, out, lse});
-    context->saved_data["scale"] = scale;
-    context->saved_data["causal"] = causal;
+    std::vector<IValue> arguments = torch::jit::last(stack, Arguments::kCount).vec();
+    forward_operator().callBoxed(stack);
+    Tensor out, lse;
+    torch::jit::pop(stack, out, lse);
+    save(context, std::move(arguments), out, lse);
     context->set_materialize_grads(false);
     return {out, lse};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const auto saved = context->get_saved_variables();
-    const Tensor &query = saved[0], &key = saved[1], &value = saved[2], &out = saved[3], &lse = saved[4];
-    const Tensor grad_out = gradients[0].defined() ? gradients[0] : out.new_zeros({1}).expand(out.sizes());
-    const auto grad_lse = gradients[1].defined() ? std::optional<Tensor>(gradients[1]) : std::nullopt;
-    auto [grad_query, grad_key, grad_value] =
-        dispatch_backward(grad_out, grad_lse, query, key, value, out, lse,
-                          context->saved_data["scale"].toOptional<double>(), context->saved_data["causal"].toStringRef());
-    return {grad_query, grad_key, grad_value, Tensor(), Tensor()};
+    const variable_list saved = context->get_saved_variables();
+    const Tensor &out = saved[0], &lse = saved[1];
+    Stack arguments = saved_arguments(context, saved);
+    // Edges are counted without inputs that are none.
+    size_t edge = 3;
+    const bool of_bias = arguments[Arguments::kBias].isTensor() && context->needs_input_grad(edge++);
+    const bool of_sinks = arguments[Arguments::kSinks].isTensor() && context->needs_input_grad(edge++);
+    if (!of_sinks) arguments[Arguments::kSinks] = IValue();
+
+    Stack stack;
+    stack.push_back(gradients[0].defined() ? gradients[0] : out.new_zeros({1}).expand(out.sizes()));
+    stack.push_back(gradients[1].defined() ? IValue(gradients[1]) : IValue());
+    stack.insert(stack.end(), arguments.begin(), arguments.end());
+    torch::jit::push(stack, out, lse, of_bias);
+    backward_operator().callBoxed(&stack);
+    const auto gradient = [&](size_t i) { return stack[i].toTensor(); };
+    return {gradient(0), gradient(1), gradient(2), of_bias ? gradient(3) : Tensor(), of_sinks ? gradient(4) : Tensor(),
+            Tensor()};
   }
 };
 
 }  // namespace
 
-ForwardResult autograd_forward(const Tensor& query, const Tensor& key, const Tensor& value,
-                               std::optional<double> scale, std::string causal) {
-  if (!wants_gradient(query, key, value)) {
+void autograd_forward(const c10::OperatorHandle&, Stack* stack) {
+  const auto arguments = torch::jit::last(*stack, Arguments::kCount);
+  refuse_tangents(arguments);
+  for (const Tensor& array : listed(arguments[Arguments::kArrays]))
+    TORCH_CHECK_NOT_IMPLEMENTED(!wants_gradient({array}), "orchard_jit: a tensor of the score function requires a ",
+                                "gradient, which kernels don't give; detach it, or pass what it adds as a bias");
+  if (!wants_gradient(arguments)) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return dispatch_forward(query, key, value, scale, std::move(causal));
+    return forward_operator().callBoxed(stack);
   }
-  const bool is_causal = causal != "none";
-  const auto request = request_for(Pass::forward, query, value, is_causal);
-  if (request) prepare({*request, *request_for(Pass::backward, query, value, is_causal)});
-  auto results = Attention::apply(query, key, value, scale, causal);
-  return {std::move(results[0]), std::move(results[1])};
+  const Arguments a(*stack, stack->size() - Arguments::kCount);
+  prepare(requests_of_training(a, a.bias && a.bias->requires_grad()));
+  auto results = Attention::apply(a.query, a.key, a.value, a.bias, a.sinks, stack);
+  torch::jit::push(*stack, std::move(results[0]), std::move(results[1]));
 }
 
-BackwardResult autograd_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_lse, const Tensor& query,
-                                 const Tensor& key, const Tensor& value, const Tensor& out, const Tensor& lse,
-                                 std::optional<double> scale, std::string causal) {
-  BackwardResult results;
+void autograd_backward(const c10::OperatorHandle&, Stack* stack) {
+  const auto arguments = torch::jit::last(*stack, Gradients::kCount);
+  refuse_tangents(arguments);
+  variable_list differentiable;
+  for (const IValue& argument : arguments)
+    if (wants_gradient({argument})) differentiable.push_back(argument.toTensor());
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    results = dispatch_backward(grad_out, grad_lse, query, key, value, out, lse, scale, std::move(causal));
+    backward_operator().callBoxed(stack);
   }
-  if (!wants_gradient(grad_out, query, key, value)) return results;
-  // create_graph=True is fine as long as nobody differentiates through it. DelayedError hands its inputs on
-  // with a node that throws, if they require a gradient.
-  auto& [grad_query, grad_key, grad_value] = results;
-  auto refusing = torch::autograd::DelayedError(
-                      "orchard_jit: the backward of attention can't be differentiated again (double backward); call "
-                      "PyTorch's attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH) where you need that",
-                      3)
-                      .apply({grad_query.requires_grad_(), grad_key.requires_grad_(), grad_value.requires_grad_()});
-  return {refusing[0], refusing[1], refusing[2]};
+  if (differentiable.empty()) return;
+  // create_graph=True is fine as long as nobody differentiates through it. DelayedError hands its inputs on with a
+  // node that throws. The arguments are among them, so that this node lies on every way back to them.
+  variable_list gradients;
+  for (const IValue& gradient : torch::jit::pop(*stack, Gradients::kResults)) gradients.push_back(gradient.toTensor());
+  gradients.insert(gradients.end(), differentiable.begin(), differentiable.end());
+  const auto count = static_cast<int64_t>(gradients.size());
+  gradients = torch::autograd::DelayedError(
+                  "orchard_jit: the backward of attention can't be differentiated again (double backward); call "
+                  "PyTorch's attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH) where you need that",
+                  count)
+                  .apply(std::move(gradients));
+  for (size_t i = 0; i < Gradients::kResults; ++i) torch::jit::push(*stack, std::move(gradients[i]));
 }
 
 }  // namespace orchard

@@ -68,19 +68,21 @@ void note_call(const Request& request) {
   if (!on) return;
   static Journal journal("ORCHARD_DEBUG_FLASH_ATN_LOG", "/tmp/flashattn_kernel_calls.log");
   static std::atomic<int64_t> forward_calls = 0, backward_calls = 0;
-  const bool forward = request.pass == Pass::forward;
+  const bool forward = request.pass != Pass::backward;
   const int64_t call = ++(forward ? forward_calls : backward_calls);
   journal.write(std::string(request.backend == Backend::metal ? "[flashattn.mm] " : "[flashattn.cpp] ") +
                 (forward ? "FWD" : "BWD") + " call=" + std::to_string(call) + "\n");
 }
 
-void note_tensors(const Kernel& kernel, std::initializer_list<Role> tensors) {
+bool profiles_tensors() {
   static const bool on = is_on("ORCHARD_TENSOR_PROFILE");
-  if (!on) return;
+  return on;
+}
+
+void note_tensors(const Kernel& kernel, const std::vector<Role>& tensors) {
   static Journal journal("ORCHARD_TENSOR_PROFILE_LOG", "/tmp/orchard_tensor_profile.log");
   std::ostringstream text;
   for (const auto& [name, tensor] : tensors) {
-    if (!tensor) continue;
     const OrchardBuffer buffer{tensor->storage().mutable_data(), 0};
     text << name << " shape=" << listed(tensor->sizes()) << " strides=" << listed(tensor->strides())
          << " dtype=" << tensor->dtype().name() << " device=" << tensor->device()

@@ -3,13 +3,13 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <initializer_list>
+#include <vector>
 
 #include "kernels.h"
 
 namespace orchard {
 
-/// What a tensor is to the kernel ("query", "grad_out" …), and the tensor, or null.
+/// What a tensor is to the kernel ("query", "grad_out" …), and the tensor.
 struct Role {
   const char* name;
   const at::Tensor* tensor;
@@ -18,7 +18,10 @@ struct Role {
 /// With ORCHARD_DEBUG_FLASH_ATN=1 (or ORCHARD_DEBUG_FLASHATN=1), one line a call: "[flashattn.mm] FWD call=1".
 void note_call(const Request& request);
 
-/// With ORCHARD_TENSOR_PROFILE=1, one line a tensor: role, shape, strides, dtype, storage mode, bytes.
-void note_tensors(const Kernel& kernel, std::initializer_list<Role> tensors);
+/// Whether ORCHARD_TENSOR_PROFILE=1 asks for `note_tensors`.
+bool profiles_tensors();
+
+/// One line a tensor: role, shape, strides, dtype, storage mode, bytes.
+void note_tensors(const Kernel& kernel, const std::vector<Role>& tensors);
 
 }  // namespace orchard

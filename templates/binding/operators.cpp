@@ -6,47 +6,48 @@
 
 namespace orchard {
 
-ForwardResult dispatch_forward(const Tensor& query, const Tensor& key, const Tensor& value,
-                               std::optional<double> scale, std::string causal) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("orchard_jit::forward", "")
-                             .typed<decltype(dispatch_forward)>();
-  return op.call(query, key, value, scale, std::move(causal));
+const c10::OperatorHandle& forward_operator() {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("orchard_jit::forward", "");
+  return op;
 }
 
-BackwardResult dispatch_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_lse, const Tensor& query,
-                                 const Tensor& key, const Tensor& value, const Tensor& out, const Tensor& lse,
-                                 std::optional<double> scale, std::string causal) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("orchard_jit::backward", "")
-                             .typed<decltype(dispatch_backward)>();
-  return op.call(grad_out, grad_lse, query, key, value, out, lse, scale, std::move(causal));
+const c10::OperatorHandle& backward_operator() {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("orchard_jit::backward", "");
+  return op;
 }
 
-TORCH_LIBRARY_IMPL(orchard_jit, CPU, library) {
-  library.impl("forward", &device_forward);
-  library.impl("backward", &device_backward);
+namespace {
+
+template <c10::BoxedKernel::BoxedKernelFunction* function>
+torch::CppFunction boxed() {
+  return torch::CppFunction::makeFromBoxedFunction<function>();
 }
 
-TORCH_LIBRARY_IMPL(orchard_jit, MPS, library) {
-  library.impl("forward", &device_forward);
-  library.impl("backward", &device_backward);
+void register_device(torch::Library& library) {
+  library.impl("forward", boxed<&device_forward>());
+  library.impl("backward", boxed<&device_backward>());
+  library.impl("plan", boxed<&device_plan>());
 }
 
-TORCH_LIBRARY_IMPL(orchard_jit, AutogradCPU, library) {
-  library.impl("forward", &autograd_forward);
-  library.impl("backward", &autograd_backward);
+void register_autograd(torch::Library& library) {
+  library.impl("forward", boxed<&autograd_forward>());
+  library.impl("backward", boxed<&autograd_backward>());
 }
 
-TORCH_LIBRARY_IMPL(orchard_jit, AutogradMPS, library) {
-  library.impl("forward", &autograd_forward);
-  library.impl("backward", &autograd_backward);
-}
+void register_autocast(torch::Library& library) { library.impl("forward", boxed<&autocast_forward>()); }
 
+TORCH_LIBRARY_IMPL(orchard_jit, CPU, library) { register_device(library); }
+TORCH_LIBRARY_IMPL(orchard_jit, MPS, library) { register_device(library); }
+
+TORCH_LIBRARY_IMPL(orchard_jit, AutogradCPU, library) { register_autograd(library); }
+TORCH_LIBRARY_IMPL(orchard_jit, AutogradMPS, library) { register_autograd(library); }
+// What torch.func's wrapper of an MPS tensor has.
+TORCH_LIBRARY_IMPL(orchard_jit, AutogradOther, library) { register_autograd(library); }
 // Tensors without data; below this key is the shape function that Python registered.
-TORCH_LIBRARY_IMPL(orchard_jit, AutogradMeta, library) {
-  library.impl("forward", &autograd_forward);
-  library.impl("backward", &autograd_backward);
-}
+TORCH_LIBRARY_IMPL(orchard_jit, AutogradMeta, library) { register_autograd(library); }
 
+TORCH_LIBRARY_IMPL(orchard_jit, AutocastCPU, library) { register_autocast(library); }
+TORCH_LIBRARY_IMPL(orchard_jit, AutocastMPS, library) { register_autocast(library); }
+
+}  // namespace
 }  // namespace orchard

@@ -1,8 +1,9 @@
-// What the forward and the backward pass share: heads, strips of queries, and the keys that they meet.
+// What the passes share: heads, and strips of queries.
 #pragma once
 
 #include "exp2.h"
-#include "params.h"
+#include "rows.h"
+#include "sequence.h"
 #include "tile.h"
 #include "workers.h"
 
@@ -15,34 +16,39 @@ constexpr Real kInfinity = __builtin_inf();
 constexpr int kStripVectors = kRegisters == 32 ? 4 : 2;
 constexpr int kStrip = kStripVectors * kLanes;
 
-template <class T>
-Rows<T> head_rows(const OrchardBuffer& buffer, const OrchardStrides& strides, int64_t batch, int64_t head) {
-  return {static_cast<T*>(buffer.data) + batch * strides.batch + head * strides.head, strides.row};
-}
+/// One query head of one sequence, and where its rows lie.
+struct Head {
+  Head(const OrchardCall& call, int64_t batch, int64_t index)
+      : call(call),
+        sequence(call, batch),
+        batch(batch),
+        index(index),
+        kv(index / (call.params.heads / call.params.kv_heads)) {}
 
-/// One head's numbers in a dense (batch, heads, query_length) tensor; null if there is no tensor.
-inline Real* head_numbers(const OrchardBuffer& buffer, const OrchardParams& params, int64_t batch,
-                          int64_t head) {
-  Real* data = static_cast<Real*>(buffer.data);
-  return data ? data + (batch * params.heads + head) * params.query_length : nullptr;
-}
+  const OrchardCall& call;
+  Sequence sequence;
+  int64_t batch, index;
+  int64_t kv;  // the head of its keys and values
 
-/// How many keys the query sees, if there are as many; negative when the causal border lies before the first.
-inline int64_t visible_keys(const OrchardParams& params, int64_t query) {
-  if (!kCausal) return params.key_length;
-  return query + 1 + clamp(params.diagonal, -params.query_length, params.key_length);
-}
+  /// Of `query` or a tensor with the same rows.
+  template <class T>
+  Rows<T> queries(const OrchardBuffer& buffer, const OrchardStrides& strides) const {
+    return rows<T>(buffer, strides, index).from(sequence.first_query);
+  }
+  /// Of `key` or a tensor with the same rows.
+  template <class T>
+  Rows<T> keys(const OrchardBuffer& buffer, const OrchardStrides& strides) const {
+    return rows<T>(buffer, strides, kv).from(sequence.first_key);
+  }
+  /// Of `lse` or a tensor with the same rows; null if there is none.
+  Real* numbers(const OrchardBuffer& buffer) const {
+    return buffer.data ? rows<Real>(buffer, call.params.lse, index).data + sequence.first_query : nullptr;
+  }
 
-/// Keys that a strip meets at once.
-struct Keys {
-  Rows<const Real> key, value;
-  int64_t first;  // where they start in the sequence
-  int count;
-  int visible;  // on the causal border, lane i of a single vector sees only the first visible + i
-
-  bool on_border(int end) const { return kCausal && end > visible; }
-  ORCHARD_INLINE Vector masked(Vector score, int row, Real hidden) const {
-    return lane_numbers() > Integer(row - visible) ? score : broadcast(hidden);
+ private:
+  template <class T>
+  Rows<T> rows(const OrchardBuffer& buffer, const OrchardStrides& strides, int64_t head) const {
+    return {static_cast<T*>(buffer.data) + batch * strides.batch + head * strides.head, strides.row};
   }
 };
 
@@ -61,35 +67,6 @@ ORCHARD_INLINE void for_each_vector(int64_t rows, Real* strips, Body body) {
     const auto strip = Strip<width>::at(strips, row);
     for (int v = 0; v < width; v++) body(strip.vector(v), row + v * kLanes);
   });
-}
-
-/// Lets `rows` queries from `start` on meet the keys that they see: attend(strip, keys), a block of keys at a time.
-/// A whole strip meets the keys that all its queries see, and its single vectors those on the causal border.
-template <template <int> class Strip, class Space, class Attend>
-void meet_keys(const OrchardParams& params, Rows<const Element> key, Rows<const Element> value, int64_t start,
-               int64_t rows, const Space& space, Attend attend) {
-  const int64_t end = min(params.key_length, visible_keys(params, start + rows - 1));
-  for (int64_t first = 0; first < end; first += kBlockK) {
-    const int count = min<int64_t>(kBlockK, end - first);
-    const auto keys = widened<kHeadDim>(key.from(first), count, space.key);
-    const auto values = widened<kHeadDimV>(value.from(first), count, space.value);
-    for_each_strip(rows, [&](auto width, int64_t row) {
-      const auto strip = Strip<width>::at(space.strips, row);
-      const int64_t visible = visible_keys(params, start + row) - first;
-      constexpr int kHeight = tile_height(width);
-      const int shared = visible < count ? max<int64_t>(visible, 0) / kHeight * kHeight : count;
-      if (shared > 0) attend(strip, Keys{keys, values, first, shared, shared});
-      if (shared == count) return;
-      for (int lane = 0; lane < min<int64_t>(strip.kQueries, rows - row); lane += kLanes) {
-        const int64_t seen = visible + lane - shared;  // of the border's keys, by lane 0
-        const int64_t seen_by_last = seen + min<int64_t>(kLanes, rows - row - lane) - 1;
-        if (seen_by_last <= 0) continue;
-        attend(strip.vector(lane / kLanes),
-               Keys{keys.from(shared), values.from(shared), first + shared,
-                    int(min<int64_t>(seen_by_last, count - shared)), int(min<int64_t>(seen, count))});
-      }
-    });
-  }
 }
 
 }  // namespace orchard

@@ -1,7 +1,7 @@
 // The backward pass's strips of queries, and how they are loaded.
 #pragma once
 
-#include "attention.h"
+#include "scores.h"
 
 namespace orchard {
 
@@ -14,7 +14,7 @@ struct Strip {
   static constexpr int kQueries = Width * kLanes;
   static constexpr int kRealsPerQuery = 2 * kHeadDim + kHeadDimV + kPitch + kPitchV + 2;
 
-  Rows<Real> query;          // [kHeadDim][kQueries], times scale * log2(e)
+  Rows<Real> query;          // [kHeadDim][kQueries], times scale * kQueryFactor
   Rows<Real> grad_out;       // [kHeadDimV][kQueries]
   Rows<Real> grad_query;     // [kHeadDim][kQueries], to be multiplied by scale
   Rows<Real> query_rows;     // [kQueries][kPitch]
@@ -42,47 +42,37 @@ struct Strip {
   }
 };
 
-/// The tensors of one query head.
-struct Head {
-  Head(const OrchardCall& call, int64_t batch, int64_t head)
-      : query(head_rows<const Element>(call.query, call.params.query, batch, head)),
-        out(head_rows<const Element>(call.out, call.params.out, batch, head)),
-        grad_out(head_rows<const Element>(call.grad_out, call.params.grad_out, batch, head)),
-        grad_query(head_rows<Element>(call.grad_query, call.params.grad_query, batch, head)),
-        lse(head_numbers(call.lse, call.params, batch, head)),
-        grad_lse(head_numbers(call.grad_lse, call.params, batch, head)) {}
-
-  Rows<const Element> query, out, grad_out;
-  Rows<Element> grad_query;
-  const Real *lse, *grad_lse;
-};
-
 /// Queries that see no key count as zeros: whatever they hold leaves no trace.
-inline void load_vector(Strip<1> strip, const Head& head, int64_t start, int64_t count, Real scale) {
+inline void load_vector(Strip<1> strip, const Head& head, int64_t start, int64_t count) {
+  const OrchardCall& call = head.call;
+  const auto query = head.queries<const Element>(call.query, call.params.query);
+  const auto out = head.queries<const Element>(call.out, call.params.out);
+  const auto grad_out = head.queries<const Element>(call.grad_out, call.params.grad_out);
+  const Real *lse = head.numbers(call.lse), *grad_lse = head.numbers(call.grad_lse);
   for (int lane = 0; lane < kLanes; lane++) {
     const int64_t row = start + lane;
-    const bool live = lane < count && head.lse[row] != -kInfinity;
-    strip.lse[lane] = live ? head.lse[row] : kInfinity;
-    strip.delta[lane] = live && head.grad_lse ? -kLog2E * head.grad_lse[row] : 0;
+    const bool live = lane < count && lse[row] != -kInfinity;
+    strip.lse[lane] = live ? lse[row] : kInfinity;
+    strip.delta[lane] = live && grad_lse ? -kLog2E * grad_lse[row] : 0;
     cover<kHeadDim>([&](int d, auto lanes) {
-      store(strip.query_rows[lane] + d, live ? load<lanes>(head.query[row] + d) : Vector{});
+      store(strip.query_rows[lane] + d, live ? load<lanes>(query[row] + d) : Vector{});
     });
     cover<kHeadDimV>([&](int d, auto lanes) {
-      store(strip.grad_out_rows[lane] + d, live ? load<lanes>(head.grad_out[row] + d) : Vector{});
+      store(strip.grad_out_rows[lane] + d, live ? load<lanes>(grad_out[row] + d) : Vector{});
     });
   }
-  load_transposed<kHeadDim, Real>(strip.query_rows, kLanes, scale, strip.query);
+  load_transposed<kHeadDim, Real>(strip.query_rows, kLanes, call.scale * kQueryFactor, strip.query);
   load_transposed<kHeadDimV, Real>(strip.grad_out_rows, kLanes, 1, strip.grad_out);
   for (int d = 0; d < kHeadDim; d++) store(strip.grad_query[d], Vector{});
 
   // Summed up in the order of the product that it will be subtracted from: with a single key they cancel exactly.
-  Real out[kHeadDimV * kLanes];
-  load_transposed<kHeadDimV>(head.out.from(start), count, 1, {out, kLanes});
+  Real outs[kHeadDimV * kLanes];
+  load_transposed<kHeadDimV>(out.from(start), count, 1, {outs, kLanes});
   Vector delta = load(strip.delta);
   for (int first = 0; first < kHeadDimV; first += kDepth) {
     Vector products = {};
     for (int d = first; d < min(kHeadDimV, first + kDepth); d++) {
-      products += load(out + d * kLanes) * load(strip.grad_out[d]);
+      products += load(outs + d * kLanes) * load(strip.grad_out[d]);
     }
     delta += products;
   }

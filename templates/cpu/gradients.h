@@ -9,12 +9,18 @@ namespace orchard {
 struct KeyGradients {
   KeyGradients(Real* space, int64_t keys) : key{space, kPitch}, value{key[keys], kPitchV} {}
   Rows<Real> key, value;
+
+  void clear(int64_t keys) const {
+    __builtin_memset(key.data, 0, keys * kPitch * sizeof(Real));
+    __builtin_memset(value.data, 0, keys * kPitchV * sizeof(Real));
+  }
 };
 
 /// How the work is split. Depends on the sizes alone, so that every run sums up in the same order.
 struct Plan {
-  static constexpr int64_t kFewQueries = 512;  // with fewer to a task the partial sums cost more than they bring
-  static constexpr int64_t kMostTasks = 16;    // each split takes as much memory as the gradients themselves
+  static constexpr int64_t kFewQueries =
+      512;  // with fewer to a task the partial sums cost more than they bring
+  static constexpr int64_t kMostTasks = 16;  // each split takes as much memory as the gradients themselves
 
   explicit Plan(const OrchardParams& params)
       : heads(params.batch * params.kv_heads),
@@ -34,14 +40,12 @@ struct Plan {
   int64_t scratch_reals() const { return splits > 1 ? heads * splits * partial_reals() : 0; }
 };
 
-/// Adds up the partial sums of one head's keys [first, end) and stores them.
-inline void store_gradients(const OrchardCall& call, const Plan& plan, int64_t head, Real* partial,
-                            int64_t first, int64_t end) {
-  const OrchardParams& params = call.params;
-  const int64_t batch = head / params.kv_heads, kv_head = head % params.kv_heads;
-  const auto grad_key = head_rows<Element>(call.grad_key, params.grad_key, batch, kv_head);
-  const auto grad_value = head_rows<Element>(call.grad_value, params.grad_value, batch, kv_head);
-  const KeyGradients sums(partial, plan.keys);
+/// Adds up the partial sums of the owner's keys [first, end) and stores them.
+inline void store_gradients(const Head& owner, const Plan& plan, KeyGradients sums, int64_t first,
+                            int64_t end) {
+  const OrchardCall& call = owner.call;
+  const auto grad_key = owner.keys<Element>(call.grad_key, call.params.grad_key);
+  const auto grad_value = owner.keys<Element>(call.grad_value, call.params.grad_value);
   const auto total = [&](const Real* sum) {
     Vector total = load(sum);
     for (int64_t split = 1; split < plan.splits; split++) total += load(sum + split * plan.partial_reals());

@@ -21,12 +21,13 @@ struct Rows {
   int columns;   // columns that exist. Others read as 0.
   Place place;
 
-  /// Row 8 i + r, where i is the same in all lanes: what does not depend on r needs no register of the lane.
-  /// The host chooses `wide` when rows begin on 16 bytes and 32 bits hold the offsets inside a block.
+  /// Row 8 i + r, where i is the same in all lanes. The host chooses `wide` when rows begin on 16 bytes and 32 bits
+  /// hold the offsets inside a block: then what does not depend on r needs no register of the lane. A 64-bit offset
+  /// is one product, for a compiler would keep the terms of a sum, of every row, in registers all through a loop.
   METAL_FUNC Pointer row(int i, int r) const {
     const bool exists = r < count - 8 * i;
     if constexpr (wide) return data + (exists ? r * int(stride) + 8 * i * int(stride) : 0);
-    return data + (exists ? r * stride + 8 * i * stride : 0);
+    return data + (exists ? 8 * i + r : 0) * stride;
   }
 
   /// The rows from i on; a row that exists even where i does not.

@@ -14,6 +14,15 @@ METAL_FUNC Softmax<rows> softmax_start() {
   return state;
 }
 
+/// Of rows that begin with one score, and no value for it.
+template <int rows>
+METAL_FUNC Softmax<rows> softmax_start(float score, Place place) {
+  Softmax<rows> state;
+  fill(state.largest, score);
+  fill(state.sum, place.column == 0 ? 1 : 0);  // four lanes hold the parts
+  return state;
+}
+
 /// Turns scores into probabilities relative to the largest score so far. Returns what scores seen before
 /// this one now count for. A row that has seen no score yet is shifted by 0: -inf - -inf would be NaN.
 template <int rows, int columns>

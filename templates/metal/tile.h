@@ -110,6 +110,20 @@ METAL_FUNC void exp2(thread Tile<float, rows, columns>& tile) {
     UNROLL for (int j = 0; j < columns / 8; ++j) tile.at[i][j] = fast::exp2(tile.at[i][j]);
 }
 
+template <int rows, int columns>
+METAL_FUNC void add(thread Tile<float, rows, columns>& tile, const thread Tile<float, rows, columns>& summand) {
+  UNROLL for (int i = 0; i < rows / 8; ++i)
+    UNROLL for (int j = 0; j < columns / 8; ++j) tile.at[i][j] += summand.at[i][j];
+}
+
+/// Makes 0 of row `first` and those behind it.
+template <int rows, int columns>
+METAL_FUNC void clear_rows(thread Tile<float, rows, columns>& tile, int first, Place place) {
+  UNROLL for (int i = 0; i < rows / 8; ++i)
+    UNROLL for (int j = 0; j < columns / 8; ++j)
+      if (8 * i + place.row >= first) tile.at[i][j] = float2(0);
+}
+
 template <int rows>
 METAL_FUNC void mul(thread RowVector<rows>& vector, const thread RowVector<rows>& factor) {
   UNROLL for (int i = 0; i < rows / 8; ++i) vector.at[i] *= factor.at[i];
@@ -145,6 +159,28 @@ METAL_FUNC RowVector<rows> row_sum(const thread RowVector<rows>& parts) {
     result.at[i] = half_row + simd_shuffle_xor(half_row, 8);
   }
   return result;
+}
+
+/// Adds all rows up; row 0 holds the sums.
+template <int rows, int columns>
+METAL_FUNC void sum_rows(thread Tile<float, rows, columns>& tile) {
+  UNROLL for (int j = 0; j < columns / 8; ++j) {
+    float2 sum = tile.at[0][j];
+    UNROLL for (int i = 1; i < rows / 8; ++i) sum += tile.at[i][j];
+    sum += simd_shuffle_xor(sum, 2);
+    sum += simd_shuffle_xor(sum, 4);
+    tile.at[0][j] = sum + simd_shuffle_xor(sum, 16);
+  }
+}
+
+/// Adds all columns up; column 0 holds the sums.
+template <int rows, int columns>
+METAL_FUNC void sum_columns(thread Tile<float, rows, columns>& tile) {
+  RowVector<rows> parts;
+  fill(parts, 0);
+  add_columns(parts, tile);
+  const RowVector<rows> sum = row_sum(parts);
+  UNROLL for (int i = 0; i < rows / 8; ++i) tile.at[i][0] = float2(sum.at[i]);
 }
 
 template <int rows>

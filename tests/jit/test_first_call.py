@@ -39,11 +39,12 @@ def test_a_warm_first_call_is_silent_and_starts_no_program():
 def test_a_graph_finds_its_kernels_without_the_python_functions():
     """As a compiled graph that another process has cached: only the operator's name is known."""
     code = """
-        import torch, orchard_jit
+        import torch
+        from orchard_jit.call import Arguments
         q = torch.randn(1, 2, 9, 64)
-        out, lse = torch.ops.orchard_jit.forward(q, q, q, None, "none")
+        out, lse = torch.ops.orchard_jit.forward(q, q, q)
         print(torch.allclose(out, torch.nn.functional.scaled_dot_product_attention(q, q, q), atol=1e-5))
-        grads = torch.ops.orchard_jit.backward(out, None, q, q, q, out, lse, None, "none")
+        grads = torch.ops.orchard_jit.backward(out, None, *Arguments(q, q, q), out, lse, False)[:3]
         print(len(grads))
     """
     assert finish(python(code))[0].split() == ["True", "3"]
@@ -53,7 +54,7 @@ def test_the_operator_keeps_its_autograd_when_it_is_the_very_first_call():
     code = """
         import torch, orchard_jit
         q = torch.randn(1, 2, 9, 64, requires_grad=True)
-        torch.ops.orchard_jit.forward(q, q, q, None, "none")[0].sum().backward()
+        torch.ops.orchard_jit.forward(q, q, q)[0].sum().backward()
         print(q.grad.isfinite().all().item())
     """
     out, err = finish(python(code))

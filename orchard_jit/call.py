@@ -1,0 +1,89 @@
+"""The one way from Python into the operators."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import torch
+
+from orchard_jit import operators
+from orchard_jit.binding import cause
+from orchard_jit.blocks.forced import current
+from orchard_jit.score import ScoreMod
+from orchard_jit.selection import select
+from orchard_jit.variant import Variant
+
+
+class Arguments(NamedTuple):
+    """The forward operator's arguments, in its order; see `orchard_jit.operators.forward`."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    scale: float | None = None
+    left: int | None = None
+    right: int | None = None
+    lower_right: bool = False
+    mask: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    sinks: torch.Tensor | None = None
+    seed: torch.Tensor | None = None
+    query_offsets: torch.Tensor | None = None
+    key_offsets: torch.Tensor | None = None
+    key_lengths: torch.Tensor | None = None
+    dropout: float = 0.0
+    longest_query: int = 0
+    longest_key: int = 0
+    arrays: tuple[torch.Tensor, ...] | None = None
+    scalars: tuple[float, ...] = ()
+    score: str = ""
+    blocks: str = ""
+
+
+_COMMON = 7
+_RARE_DEFAULTS = tuple(Arguments._field_defaults.values())[_COMMON - 3 :]
+
+
+def with_score(arguments: Arguments, *mods: ScoreMod | None) -> Arguments:
+    """The call with these score functions, the first one applied first."""
+    given = [mod for mod in mods if mod is not None]
+    if not given:
+        return arguments
+    mod = given[0]
+    for following in given[1:]:
+        mod = mod.then(following)
+    return arguments._replace(arrays=mod.arrays, scalars=mod.scalars, score=mod.spec)
+
+
+def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and base-2 log-sum-exp. Errors have their own types again, which C++ has wrapped."""
+    arguments = _specialized(arguments)
+    try:
+        if torch._C._are_functorch_transforms_active():
+            from orchard_jit import transforms
+
+            return transforms.forward(arguments)
+        # Each argument costs time on its way to C++.
+        rare = arguments[_COMMON:]
+        given = arguments[:_COMMON] if rare == _RARE_DEFAULTS else arguments
+        out, lse = operators.forward(*given)
+    except RuntimeError as error:
+        raise cause(error) from None
+    return out, lse
+
+
+def variants(arguments: Arguments) -> dict[str, Variant]:
+    """What forward and backward of the call run, by pass; nothing is computed or compiled."""
+    try:
+        plan = operators.plan(*_specialized(arguments))
+    except RuntimeError as error:
+        raise cause(error) from None
+    passes = ("forward", "backward")
+    return {name: select(**request) for name, request in zip(passes, json.loads(plan), strict=True)}
+
+
+def _specialized(arguments: Arguments) -> Arguments:
+    """The call with what `specialize` forces in this thread, unless it says something itself."""
+    blocks = current()
+    return arguments._replace(blocks=blocks) if blocks and not arguments.blocks else arguments

@@ -1,0 +1,64 @@
+"""The random bits of dropout, by their definition: what the kernels recompute, as a tensor for whoever asks.
+
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011). The key
+is a call's seed; the counter of a weight is (key index // 4, query index, head, batch), and its word is
+key index % 4.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_LOW = 0xFFFFFFFF
+
+
+def keep_mask(
+    seed: torch.Tensor, dropout_p: float, batch: int, heads: int, query_length: int, key_length: int
+) -> torch.Tensor:
+    """Which weights a call keeps.
+
+    Args:
+        seed: int64 (1), the call's.
+        dropout_p: The call's.
+        batch, heads, query_length, key_length: The size of the attention matrix.
+
+    Returns:
+        bool (batch, heads, query_length, key_length), True where the weight is kept.
+
+    """
+    size = (batch, heads, query_length, key_length)
+    if dropout_p >= 1:  # the kernels multiply what is left by 0
+        return torch.zeros(size, dtype=torch.bool, device=seed.device)
+    threshold = int(dropout_p * 2**32)
+    rows = torch.arange(query_length, device=seed.device)[:, None]
+    quads = torch.arange((key_length + 3) // 4, device=seed.device)[None, :]
+
+    def kept(b: int, h: int) -> torch.Tensor:
+        words = _philox(seed, (quads, rows, torch.full_like(rows, h), torch.full_like(rows, b)))
+        return torch.stack([word >= threshold for word in words], -1).flatten(-2)[:, :key_length]
+
+    if batch == 0 or heads == 0:
+        return torch.zeros(size, dtype=torch.bool, device=seed.device)
+    # One head at a time: the words take far more memory than the mask.
+    return torch.stack([kept(b, h) for b in range(batch) for h in range(heads)]).view(size)
+
+
+def _philox(seed: torch.Tensor, counter: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Four words of 32 bits, as int64, for each counter."""
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    keys = [seed & _LOW, (seed >> 32) & _LOW]
+    for _ in range(_ROUNDS):
+        high_0, low_0 = _product(_MULTIPLIERS[0], c0)
+        high_1, low_1 = _product(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high_1 ^ c1 ^ keys[0], low_1, high_0 ^ c3 ^ keys[1], low_0
+        keys = [(key + step) & _LOW for key, step in zip(keys, _KEY_STEPS, strict=True)]
+    return c0, c1, c2, c3
+
+
+def _product(multiplier: int, word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The high and the low half of a product of two words. int64 wraps, which keeps its bits right."""
+    product = multiplier * word
+    return (product >> 32) & _LOW, product & _LOW

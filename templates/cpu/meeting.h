@@ -1,0 +1,89 @@
+// Strips of queries meet the keys that they see.
+#pragma once
+
+#include "attention.h"
+
+namespace orchard {
+
+/// A strip of queries and some keys, all of which some of its queries see.
+struct Meeting {
+  Rows<const Real> keys, values;
+  int64_t query, key;  // the first ones' places in the sequence
+  int queries, count;
+  Range seen;  // by the first query, relative to `key`; by the one after it, a key further
+
+  /// Whether some of these keys are hidden from some query. A meeting on the border is that of a single vector.
+  bool on_border(int first, int end) const {
+    return (kBounded && end > seen.end) || (kWindow && first < seen.first + kLanes - 1);
+  }
+  /// `score` where the query sees the key, else -inf. Rows past the last key repeat it.
+  ORCHARD_INLINE Vector bounded(Vector score, int row) const {
+    row = min(row, count - 1);
+    IntegerVector sees = lane_numbers() > Integer(row - seen.end);
+    if constexpr (kWindow) sees &= lane_numbers() <= Integer(row - seen.first);
+    return sees ? score : broadcast(-kInfinity);
+  }
+};
+
+/// Lets `rows` queries from `start` on meet a block of keys: attend(strip, meeting). A whole strip meets the keys that
+/// all its queries see, and its single vectors those on the borders.
+template <template <int> class Strip, class Attend>
+ORCHARD_INLINE void meet_block(const Bounds& bounds, Rows<const Real> keys, Rows<const Real> values,
+                               Range block, int64_t start, int64_t rows, Real* strips, Attend attend) {
+  for_each_strip(rows, [&](auto width, int64_t row) {
+    const auto strip = Strip<width>::at(strips, row);
+    const int64_t query = start + row;
+    const int queries = min<int64_t>(strip.kQueries, rows - row);
+    const auto meet = [&](auto strip, int lane, Range part) {
+      const int64_t first = part.first - block.first;
+      const Range seen = bounds.seen_by(query + lane);
+      attend(strip, Meeting{keys.from(first),
+                            values.from(first),
+                            query + lane,
+                            part.first,
+                            min(strip.kQueries, queries - lane),
+                            int(part.end - part.first),
+                            {seen.first - part.first, seen.end - part.first}});
+    };
+
+    Range shared = block & bounds.seen_by_all(query, queries);
+    constexpr int kHeight = tile_height(width);  // on the border, whole tiles
+    if (shared.end < block.end)
+      shared.end = shared.first + max<int64_t>(shared.end - shared.first, 0) / kHeight * kHeight;
+    if (shared.empty()) shared = {block.first, block.first};
+    if (!shared.empty()) meet(strip, 0, shared);
+    if (shared.end == block.end && shared.first == block.first) return;
+    for (int lane = 0; lane < queries; lane += kLanes) {
+      const Range seen = bounds.seen_by_any(query + lane, min(kLanes, queries - lane));
+      for (Range border : {Range{block.first, shared.first}, Range{shared.end, block.end}}) {
+        const Range part = border & seen;
+        if (!part.empty()) meet(strip.vector(lane / kLanes), lane, part);
+      }
+    }
+  });
+}
+
+/// Lets the queries meet a range of keys, a block at a time.
+template <template <int> class Strip, class Space, class Attend>
+void meet_range(const Head& head, const Bounds& bounds, Range range, int64_t start, int64_t rows,
+                const Space& space, Attend attend) {
+  const auto keys = head.keys<const Element>(head.call.key, head.call.params.key);
+  const auto values = head.keys<const Element>(head.call.value, head.call.params.value);
+  for (int64_t first = range.first; first < range.end; first += kBlockK) {
+    const Range block{first, min(range.end, first + kBlockK)};
+    const int64_t count = block.end - first;
+    meet_block<Strip>(bounds, widened<kHeadDim>(keys.from(first), count, space.key),
+                      widened<kHeadDimV>(values.from(first), count, space.value), block, start, rows,
+                      space.strips, attend);
+  }
+}
+
+/// Lets the queries meet all keys that they see.
+template <template <int> class Strip, class Space, class Attend>
+void meet_keys(const Head& head, int64_t start, int64_t rows, const Space& space, Attend attend) {
+  const Bounds bounds(head.call.params, head.sequence);
+  meet_range<Strip>(head, bounds, bounds.keys() & bounds.seen_by_any(start, rows), start, rows, space,
+                    attend);
+}
+
+}  // namespace orchard

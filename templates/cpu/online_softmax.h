@@ -1,0 +1,80 @@
+// The online softmax: strips of queries and what they have summed up of the keys that they have met.
+#pragma once
+
+#include "attention.h"
+
+namespace orchard {
+
+/// Some vectors of queries on their way through the keys.
+template <int Width>
+struct Strip {
+  static constexpr int kQueries = Width * kLanes;
+  static constexpr int kRealsPerQuery = kHeadDim + kHeadDimV + 2;
+
+  Rows<Real> query;  // [kHeadDim][kQueries], times scale * kQueryFactor
+  Rows<Real> out;    // [kHeadDimV][kQueries], still to be divided by `sum`
+  Real* maximum;     // [kQueries], the largest score so far
+  Real* sum;         // [kQueries], of exp2(score - maximum)
+
+  static Strip at(Real* strips, int64_t row) {
+    const Rows<Real> query{strips + row * kRealsPerQuery, kQueries}, out{query[kHeadDim], kQueries};
+    Real* maximum = out[kHeadDimV];
+    return {query, out, maximum, maximum + kQueries};
+  }
+
+  Strip<1> vector(int v) const {
+    const int lane = v * kLanes;
+    return {query.from_column(lane), out.from_column(lane), maximum + lane, sum + lane};
+  }
+};
+
+/// Before the first key.
+inline void clear(Strip<1> strip) {
+  for (int d = 0; d < kHeadDimV; d++) store(strip.out[d], Vector{});
+  store(strip.maximum, broadcast(-kInfinity));
+  store(strip.sum, Vector{});
+}
+
+/// Scores to subtract from others: 0 where no key is seen yet and all scores are -inf.
+ORCHARD_INLINE Vector reference(Vector maximum) { return maximum == -kInfinity ? Vector{} : maximum; }
+
+/// These keys join those that the strip has met before. finish(first, tile, place) makes products the final scores of
+/// the keys from `first` on; `weigh(row, v, weight)` is what a value is multiplied by.
+template <int Width, class Finish, class Weigh>
+ORCHARD_INLINE void attend(Strip<Width> strip, Rows<const Real> keys, Rows<const Real> values, int count,
+                           Rows<Real> scores, Finish finish, Weigh weigh) {
+  Vector largest[Width];
+  for (Vector& score : largest) score = broadcast(-kInfinity);
+  multiply<Width>(keys, count, strip.query, kHeadDim, [&](int first, auto tile) {
+    finish(first, tile);
+    tile.for_each([&](int row, int v, Vector score) {
+      largest[v] = max(largest[v], score);
+      store(scores[first + row] + v * kLanes, score);
+    });
+  });
+
+  Vector decay[Width];  // of what was summed up relative to the former maximum
+  for (int v = 0; v < Width; v++) {
+    Real *maximum = strip.maximum + v * kLanes, *sum = strip.sum + v * kLanes;
+    const Vector highest = max(load(maximum), largest[v]), lowered = reference(highest);
+    decay[v] = exp2(load(maximum) - lowered);
+    Vector weights = {};
+    for (int row = 0; row < count; row++) {
+      Real* score = scores[row] + v * kLanes;
+      const Vector weight = exp2(load(score) - lowered);
+      weights += weight;
+      store(score, weigh(weight, row, v));
+    }
+    store(sum, load(sum) * decay[v] + weights);
+    store(maximum, highest);
+  }
+
+  multiply_transposed<kHeadDimV, Width>(values, scores, count, [&](int first, auto tile) {
+    tile.for_each([&](int row, int v, Vector product) {
+      Real* out = strip.out[first + row] + v * kLanes;
+      store(out, load(out) * decay[v] + product);
+    });
+  });
+}
+
+}  // namespace orchard
