@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pairs import compare
 
 from orchard_jit import flash_attention
+from orchard_jit.timing import compare
 
 
 def main() -> None:

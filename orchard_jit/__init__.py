@@ -22,6 +22,7 @@ from orchard_jit.flash_attn import (
 )
 from orchard_jit.score import ScoreMod
 from orchard_jit.sdpa import scaled_dot_product_attention
+from orchard_jit.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -45,4 +46,5 @@ __all__ = [
     "keep_mask",
     "scaled_dot_product_attention",
     "specialize",
+    "tune",
 ]

@@ -120,26 +120,26 @@ def flash_attention(
         OrchardError: A kernel is missing and can't be compiled; see `orchard_jit.errors`.
 
     """
-    if query.is_nested:
+    if query.is_nested or key.is_nested or value.is_nested:
         from orchard_jit import nested
 
         return nested.attention(
             query,
             key,
             value,
-            refused={"mask": mask, "bias": bias, "key_lengths": key_lengths},
+            causal=causal,
+            window=window,
+            alignment=alignment,
+            mask=mask,
+            bias=bias,
+            softcap=softcap,
+            alibi_slopes=alibi_slopes,
+            score_mod=score_mod,
+            sinks=sinks,
+            dropout_p=dropout_p,
+            key_lengths=key_lengths,
+            scale=scale,
             return_lse=return_lse,
-            options={
-                "causal": causal,
-                "window": window,
-                "alignment": alignment,
-                "softcap": softcap,
-                "alibi_slopes": alibi_slopes,
-                "score_mod": score_mod,
-                "sinks": sinks,
-                "dropout_p": dropout_p,
-                "scale": scale,
-            },
         )
     arguments = resolve(
         query,
@@ -267,7 +267,7 @@ def bounds(causal: Causal, window: Window | None) -> tuple[int | None, int | Non
 
 
 def draw_seed(device: torch.device) -> torch.Tensor:
-    """A key for the random bits of one call, from the device's generator, which on MPS draws 32 bits at most."""
+    """A key for the random bits of one call, from the device's generator, which on MPS draws 32 bits."""
     high, low = torch.randint(2**31 - 1, (2, 1), dtype=torch.int64, device=device).unbind()
     return high << 31 | low
 
@@ -279,7 +279,8 @@ def _require_alignment(name: str, given: object, others: str) -> None:
 
 def _require_slopes(slopes: torch.Tensor, batch: int, heads: int) -> None:
     """A score function alone would read the nearest slope that there is."""
-    if tuple(slopes.shape) not in ((heads,), (batch, heads)):
+    by_batch = slopes.dim() == 2
+    if slopes.dim() not in (1, 2) or slopes.shape[-1] != heads or (by_batch and slopes.shape[0] != batch):
         raise ValueError(
             f"alibi_slopes must be (heads), here ({heads},), or (batch, heads), here ({batch}, {heads}), "
             f"got {_shape(slopes)}"
@@ -321,7 +322,7 @@ def _as_four(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dim() < 4:
         return tensor[(None,) * (4 - tensor.dim())]
     try:
-        return tensor.view(math.prod(tensor.shape[:-3]), *tensor.shape[-3:])  # -1 is no number of nothing
+        return tensor.view(math.prod(tensor.shape[:-3]), *tensor.shape[-3:])
     except RuntimeError:
         raise ValueError(
             f"the leading dimensions of {name} can't be merged without a copy: shape {_shape(tensor)}, "

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import orchard_jit
-from orchard_jit.commands import clear, doctor, listing, prebuild, render, show, smoke
+from orchard_jit.commands import bench, clear, doctor, listing, prebuild, render, show, smoke, tune, values
+from orchard_jit.commands.calls import MASKS
 from orchard_jit.commands.console import UsageError
 from orchard_jit.errors import OrchardError
-from orchard_jit.variant import BACKENDS, DTYPES, FEATURES, KERNELS, MAX_HEAD_DIM
+from orchard_jit.tuning import PASSES
+from orchard_jit.variant import BACKENDS, DTYPES, FEATURES, KERNELS
 
 _DESCRIPTION = """\
 Flash attention for PyTorch, compiled at the first call: check this machine,
@@ -29,6 +31,8 @@ environment:
   ORCHARD_JIT_OFFLINE=1      never compile; a missing kernel is an error
   ORCHARD_JIT_QUIET=1        don't tell about compiling on stderr
   ORCHARD_JIT_CXXFLAGS, CXX  flags to add for the compiler, and another one
+  ORCHARD_JIT_BLOCKS         a file of block sizes, in place of all others
+  ORCHARD_JIT_TUNED          the file that tune writes
 
 exit codes:
   0 good, 1 something fell short, 2 bad usage
@@ -85,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_smoke(verbs)
     _add_doctor(verbs)
+    _add_bench(verbs)
+    _add_tune(verbs)
     _add_prebuild(verbs)
     _add_list(verbs)
     _add_show(verbs)
@@ -122,6 +128,108 @@ def _add_doctor(verbs: Any) -> None:
     _add_json(verb)
 
 
+def _add_bench(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "bench",
+        bench.run,
+        "time attention, ours and PyTorch's",
+        "Forward and backward over a grid of calls, ours and PyTorch's in turn, with their ratio and our "
+        "share of the peak, which is measured too. On mps also against the CPU, and against the mode that "
+        "clones tensors.",
+        "orchard-jit bench --head-dim 64 --length 512,2048 --dtype float32",
+    )
+    verb.add_argument("--device", choices=("cpu", "mps"), default="cpu", help="where to run (default: cpu)")
+    verb.add_argument(
+        "--head-dim",
+        type=values.some(values.head_dim),
+        default=[32, 64, 128],
+        metavar="D[,D]",
+        help="(default: 32,64,128)",
+    )
+    verb.add_argument(
+        "--length",
+        type=values.some(values.positive),
+        default=[128, 512, 2048],
+        metavar="S[,S]",
+        help="of queries and keys (default: 128,512,2048)",
+    )
+    verb.add_argument(
+        "--dtype",
+        type=values.one_of(DTYPES),
+        default=["float32", "bfloat16", "float16"],
+        metavar="T[,T]",
+        help=f"{', '.join(DTYPES)} (default: all but float64)",
+    )
+    verb.add_argument("--causal", choices=("yes", "no", "both"), default="both", help="(default: both)")
+    verb.add_argument(
+        "--mask",
+        type=values.one_of(MASKS),
+        default=["none"],
+        metavar="M[,M]",
+        help=f"{', '.join(MASKS)} (default: none)",
+    )
+    verb.add_argument("--batch", type=values.positive, default=1, metavar="B", help="(default: 1)")
+    verb.add_argument("--heads", type=values.positive, default=8, metavar="H", help="(default: 8)")
+    verb.add_argument("--kv-heads", type=values.positive, metavar="H", help="(default: as many as heads)")
+    verb.add_argument(
+        "--threads",
+        type=values.some(values.positive),
+        metavar="N[,N]",
+        help="of the CPU (default: as many as PyTorch takes)",
+    )
+    which = verb.add_mutually_exclusive_group()
+    which.add_argument("--forward", action="store_true", help="the forward alone")
+    which.add_argument("--backward", action="store_true", help="the backward alone")
+    verb.add_argument(
+        "--rounds",
+        type=values.positive,
+        default=7,
+        metavar="N",
+        help="timings of each (default: %(default)s)",
+    )
+    verb.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios; needs matplotlib")
+    verb.add_argument(
+        "--json", type=Path, metavar="FILE", dest="json_file", help="also write JSON; - prints it alone"
+    )
+
+
+def _add_tune(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "tune",
+        tune.run,
+        "find the fastest block sizes for a call",
+        "Compile the kernels of a call in other block sizes, check their results, time them in turn, and "
+        "keep the best for this model of processor or GPU, if it gains more than the noise.",
+        "orchard-jit tune --shape 1,8,1024,1024,64 --dtype float32 --causal --budget 60s",
+    )
+    verb.add_argument(
+        "--shape",
+        type=values.shape,
+        required=True,
+        metavar="B,H,Sq,Sk,D",
+        help="batch, heads, queries, keys, head dim",
+    )
+    verb.add_argument("--dtype", choices=DTYPES, default="float32", metavar="T", help="(default: float32)")
+    verb.add_argument("--kv-heads", type=values.positive, metavar="H", help="(default: as many as heads)")
+    verb.add_argument("--causal", action="store_true", help="with a causal mask")
+    verb.add_argument("--device", choices=("cpu", "mps"), default="cpu", help="where to run (default: cpu)")
+    verb.add_argument(
+        "--kernel",
+        type=values.one_of(PASSES),
+        default=list(PASSES),
+        metavar="K[,K]",
+        help=f"{', '.join(PASSES)} (default: both)",
+    )
+    verb.add_argument(
+        "--budget", type=values.seconds, default=60.0, metavar="TIME", help="for everything (default: 60s)"
+    )
+    verb.add_argument("--dry-run", action="store_true", help="keep nothing")
+    verb.add_argument("--plot", type=Path, metavar="FILE", help="draw the times; needs matplotlib")
+    _add_json(verb)
+
+
 def _add_prebuild(verbs: Any) -> None:
     verb = _verb(
         verbs,
@@ -134,18 +242,22 @@ def _add_prebuild(verbs: Any) -> None:
         "orchard-jit prebuild --head-dim 64,128 --dtype bfloat16,float32 --causal yes",
     )
     verb.add_argument(
-        "--head-dim", type=_head_dims, default=[], metavar="D[,D]", help="head dim of query and key"
+        "--head-dim",
+        type=values.some(values.head_dim),
+        default=[],
+        metavar="D[,D]",
+        help="head dim of query and key",
     )
     verb.add_argument(
         "--head-dim-v",
-        type=_head_dims,
+        type=values.some(values.head_dim),
         default=[],
         metavar="D[,D]",
         help="head dim of value (default: the same)",
     )
     verb.add_argument(
         "--dtype",
-        type=_one_of(DTYPES),
+        type=values.one_of(DTYPES),
         default=[],
         metavar="T[,T]",
         help=f"{', '.join(DTYPES)} (default: all)",
@@ -155,7 +267,7 @@ def _add_prebuild(verbs: Any) -> None:
     )
     verb.add_argument(
         "--kernel",
-        type=_one_of(KERNELS),
+        type=values.one_of(KERNELS),
         default=["forward", "backward"],
         metavar="K[,K]",
         help=f"{', '.join(KERNELS)} (default: forward and backward)",
@@ -169,7 +281,7 @@ def _add_prebuild(verbs: Any) -> None:
     which.add_argument("--kernels-only", action="store_true", help="leave the operators out")
     verb.add_argument(
         "--jobs",
-        type=_positive,
+        type=values.positive,
         default=os.cpu_count() or 1,
         metavar="N",
         help="how many to compile at a time (default: %(default)s)",
@@ -230,10 +342,10 @@ def _add_render(verbs: Any) -> None:
     verb.add_argument("--kernel", choices=KERNELS, required=True, help="which pass")
     verb.add_argument("--dtype", choices=DTYPES, required=True, metavar="T", help=", ".join(DTYPES))
     verb.add_argument(
-        "--head-dim", type=_head_dim, required=True, metavar="D", help="head dim of query and key"
+        "--head-dim", type=values.head_dim, required=True, metavar="D", help="head dim of query and key"
     )
     verb.add_argument(
-        "--head-dim-v", type=_head_dim, metavar="D", help="head dim of value (default: the same)"
+        "--head-dim-v", type=values.head_dim, metavar="D", help="head dim of value (default: the same)"
     )
     verb.add_argument("--causal", action="store_true", help="with a causal mask")
     _add_features(verb)
@@ -268,9 +380,20 @@ def _add_json(verb: argparse.ArgumentParser) -> None:
 def _add_features(verb: argparse.ArgumentParser) -> None:
     others = [name for name in FEATURES if name != "causal"]
     verb.add_argument(
-        "--features", type=_one_of(others), default=[], metavar="F[,F]", help=f"with {', '.join(others)}"
+        "--features",
+        type=values.one_of(others),
+        default=[],
+        metavar="F[,F]",
+        help=f"with {', '.join(others)}",
     )
     verb.add_argument("--score", default="", metavar="SPEC", help="with a score function: ScoreMod.spec")
+    verb.add_argument(
+        "--blocks",
+        type=values.blocks,
+        default={},
+        metavar="NAME=N[,…]",
+        help="in these block sizes, as q=64,k=32",
+    )
 
 
 def _add_target(verb: argparse.ArgumentParser) -> None:
@@ -278,32 +401,6 @@ def _add_target(verb: argparse.ArgumentParser) -> None:
         "--backend", choices=BACKENDS, default="cpu", help="what the kernel runs on (default: cpu)"
     )
     verb.add_argument("--arch", help="instruction set or GPU family (default: this machine's)")
-
-
-def _head_dim(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_HEAD_DIM:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MAX_HEAD_DIM}, got {text!r}")
-    return int(text)
-
-
-def _head_dims(text: str) -> list[int]:
-    return [_head_dim(part) for part in text.split(",")]
-
-
-def _one_of(accepted: Sequence[str] | dict[str, str]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        unknown = [part for part in text.split(",") if part not in accepted]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"must be of {', '.join(accepted)}; got {', '.join(unknown)!r}")
-        return text.split(",")
-
-    return parse
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 1, got {text!r}")
-    return int(text)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

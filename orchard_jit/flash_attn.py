@@ -128,22 +128,24 @@ def flash_attn_varlen_func(
         raise NotImplementedError("return_attn_probs with dropout is not supported for packed sequences")
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         _require(name, tensor, 3, "(total, heads, head_dim)")
-    out, lse = packed_attention(
+    options: attention.Options = {
+        "causal": causal,
+        "window": window_size,
+        "alignment": "lower_right",
+        "softcap": softcap or None,
+        "alibi_slopes": alibi_slopes,
+        "dropout_p": dropout_p,
+        "scale": softmax_scale,
+    }
+    arguments = packed(
         *(tensor.transpose(0, 1) for tensor in (q, k, v)),
         query_offsets=cu_seqlens_q,
         key_offsets=cu_seqlens_k,
         longest_query=max_seqlen_q,
         longest_key=max_seqlen_k,
-        options=attention.Options(
-            causal=causal,
-            window=window_size,
-            alignment="lower_right",
-            softcap=softcap or None,
-            alibi_slopes=alibi_slopes,
-            dropout_p=dropout_p,
-            scale=softmax_scale,
-        ),
+        options=options,
     )
+    out, lse = (result[0] for result in call.forward(arguments))
     out = out.transpose(0, 1)
     return (out, lse * _LN_2, out.new_empty(0)) if return_attn_probs else out
 
@@ -274,7 +276,7 @@ def flash_attn_fwd(
     return out.view(*q.shape[:-1], v.shape[-1]), kept
 
 
-def packed_attention(
+def packed(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -284,18 +286,18 @@ def packed_attention(
     longest_query: int,
     longest_key: int,
     options: attention.Options,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sequences packed one after the other: (H, total, D) to (H, total_q, Dv) and base-2 log-sum-exp."""
+    seed: torch.Tensor | None = None,
+) -> Arguments:
+    """Sequences packed one after the other, (H, total, D), as one call of the operator."""
     sequences = query_offsets.numel() - 1
-    arguments = attention.resolve(query[None], key[None], value[None], sequences=sequences, **options)
-    arguments = arguments._replace(
+    return attention.resolve(
+        query[None], key[None], value[None], sequences=sequences, seed=seed, **options
+    )._replace(
         query_offsets=query_offsets,
         key_offsets=key_offsets,
         longest_query=longest_query,
         longest_key=longest_key,
     )
-    out, lse = call.forward(arguments)
-    return out[0], lse[0]
 
 
 def _require(name: str, tensor: torch.Tensor, rank: int, form: str) -> None:
@@ -372,4 +374,5 @@ def _kept(arguments: Arguments) -> torch.Tensor:
     query, key = arguments.query, arguments.key
     if arguments.seed is None:
         return torch.empty(0, dtype=torch.bool, device=query.device)
-    return keep_mask(arguments.seed, arguments.dropout, *query.shape[:3], key.shape[2])
+    batch, heads, length = query.shape[:3]
+    return keep_mask(arguments.seed, arguments.dropout, batch, heads, length, key.shape[2])

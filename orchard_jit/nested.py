@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
+from orchard_jit import call
 from orchard_jit.attention import ALIGNMENTS, Options, aligned_lower_right
-from orchard_jit.flash_attn import packed_attention
+from orchard_jit.call import Arguments
+from orchard_jit.flash_attn import packed
+
+Nested = Any
+"""A tensor of layout jagged, whose methods PyTorch does not annotate."""
 
 _RAGGED = 2
 _LN_2 = math.log(2.0)
@@ -19,23 +25,36 @@ def attention(
     key: torch.Tensor,
     value: torch.Tensor,
     *,
-    refused: Mapping[str, object],
-    options: Options,
     return_lse: bool,
+    **options: Unpack[Options],
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """`flash_attention` of jagged (B, H, sequence, D): each sequence attends to itself, without padding."""
-    for name, argument in refused.items():
-        if argument is not None:
+    out, lse = (result[0] for result in call.forward(resolve(query, key, value, **options)))
+    nested_out = _like(query, out)
+    return (nested_out, _like(query, lse * _LN_2)) if return_lse else nested_out
+
+
+def resolve(
+    query: Nested, key: Nested, value: Nested, *, seed: torch.Tensor | None = None, **options: Unpack[Options]
+) -> Arguments:
+    """What it means by its arguments, as one call of the operator."""
+    given: Any = dict(options)
+    for name in ("mask", "bias", "key_lengths"):
+        if given.pop(name, None) is not None:
             raise NotImplementedError(f"{name} can't be combined with nested tensors; use a ScoreMod")
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         _check(name, tensor)
-    if options.get("causal") or options.get("window") or options.get("alibi_slopes") is not None:
-        same = query.offsets() is key.offsets() or torch.equal(query.offsets(), key.offsets())
+        if tensor.shape[0] != query.shape[0]:
+            raise ValueError(f"{name} has {tensor.shape[0]} sequences but query has {query.shape[0]}")
+    if not _same_lengths(key, value):
+        raise ValueError("key and value must have sequences of the same lengths")
+    causal, alignment = given.get("causal", False), given.get("alignment")
+    if causal or given.get("window") or given.get("alibi_slopes") is not None:
         lower_right = aligned_lower_right(
-            options["causal"], options["alignment"], same, "sequences of different lengths"
+            causal, alignment, _same_lengths(query, key), "sequences of different lengths"
         )
-        options = {**options, "causal": bool(options["causal"]), "alignment": ALIGNMENTS[lower_right]}
-    out, lse = packed_attention(
+        given |= {"causal": bool(causal), "alignment": ALIGNMENTS[lower_right]}
+    return packed(
         query.values(),
         key.values(),
         value.values(),
@@ -43,25 +62,31 @@ def attention(
         key_offsets=key.offsets().to(torch.int32),
         longest_query=_longest(query),
         longest_key=_longest(key),
-        options=options,
+        options=given,
+        seed=seed,
     )
-    nested_out = _like(query, out)
-    return (nested_out, _like(query, (lse * _LN_2)[..., None]).squeeze(-1)) if return_lse else nested_out
 
 
-def _check(name: str, tensor: torch.Tensor) -> None:
+def _check(name: str, tensor: Nested) -> None:
     if not tensor.is_nested or tensor.layout != torch.jagged:
-        raise ValueError(f"{name} must be a nested tensor of layout torch.jagged, as query is")
+        raise ValueError(
+            f"{name} must be a nested tensor of layout torch.jagged where query, key or value is nested, "
+            f"got layout {tensor.layout}"
+        )
     if tensor.dim() != 4 or isinstance(tensor.shape[_RAGGED], int):
         raise ValueError(f"{name} must be (batch, heads, sequence, head_dim) with ragged sequences")
     if tensor.lengths() is not None:
         raise NotImplementedError(f"{name} has holes between its sequences; pack it with .contiguous()")
 
 
-def _longest(tensor: torch.Tensor) -> int:
+def _same_lengths(one: Nested, other: Nested) -> bool:
+    return one.offsets() is other.offsets() or torch.equal(one.offsets(), other.offsets())
+
+
+def _longest(tensor: Nested) -> int:
     return int(tensor.offsets().diff().max()) if tensor.shape[0] else 0
 
 
-def _like(model: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
-    """(H, total, D) with the model's sequences."""
-    return torch.nested.nested_tensor_from_jagged(packed, model.offsets(), jagged_dim=_RAGGED)
+def _like(model: Nested, rows: torch.Tensor) -> torch.Tensor:
+    """(H, total, ...) with the model's sequences."""
+    return torch.nested.nested_tensor_from_jagged(rows, model.offsets(), jagged_dim=_RAGGED)

@@ -96,14 +96,19 @@ plan = torch.ops.orchard_jit.plan.default
 
 
 def _load_and_repeat(operator: torch._ops.OpOverload) -> Callable[..., Any]:
+    served = (*BACKEND_OF_DEVICE, *(() if operator is plan else ("meta",)))
+
     def kernel(*arguments: Any) -> Any:
         for argument in arguments:
-            if isinstance(argument, torch.Tensor) and argument.device.type not in (
-                *BACKEND_OF_DEVICE,
-                "meta",
-            ):
+            if not isinstance(argument, torch.Tensor):
+                continue
+            if argument.device.type not in served:
                 raise NotImplementedError(
                     f"orchard_jit: a tensor is on {argument.device}; there are kernels for cpu and mps"
+                )
+            if argument.layout is not torch.strided:
+                raise NotImplementedError(
+                    f"orchard_jit: a tensor has layout {argument.layout}; kernels read torch.strided"
                 )
         binding.load(also=_first_variants(*arguments) if operator is forward else ())
         # While it traces, PyTorch resolves kernels in Python and remembers this one; C++ does not tell it.
@@ -118,9 +123,13 @@ def _first_variants(*arguments: Any) -> list[Variant]:
 
     Only a forecast: a call that no variant can serve gets its error from the operator.
     """
-    given = dict(zip((name.partition("=")[0] for _, name in _ARGUMENTS), arguments, strict=False))
+    given: dict[str, Any] = dict(
+        zip((name.partition("=")[0] for _, name in _ARGUMENTS), arguments, strict=False)
+    )
     query, value, bias, sinks = arguments[0], arguments[2], given.get("bias"), given.get("sinks")
     right, left = given.get("right"), given.get("left")
+    if query.shape[-2] <= 16 and arguments[1].shape[-2] >= 512:
+        return []  # perhaps a decode, which only the operator knows
     has_bias = bias is not None
     features = {
         "window": left is not None,

@@ -78,4 +78,5 @@ def _expanded(tensor: torch.Tensor, leading: torch.Size, kept: int) -> torch.Ten
     expanded = tensor.expand(*leading, *tensor.shape[-kept:])
     if expanded.dim() <= 4:
         return expanded
-    return expanded.flatten(0, -4).unflatten(0, expanded.shape[:-3])
+    merged: torch.Tensor = expanded.flatten(0, -4)
+    return merged.view(expanded.shape)

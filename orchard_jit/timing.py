@@ -63,13 +63,12 @@ class Stopwatch:
         return (time.perf_counter() - started) / repeats
 
     def repeats(self, works: Sequence[Work], least: float) -> int:
-        """How often to call, so that the slowest takes at least so many seconds. All have been called then."""
+        """How often to call, so that the slowest takes at least so many seconds. Calls each twice."""
         for work in works:
             self.seconds(work)
         return max(1, int(least / max(1e-7, *(self.seconds(work) for work in works))))
 
     def round(self, works: Sequence[Work], repeats: int, *, turned: bool) -> list[float]:
         """The seconds of each, called one after the other, or the other way round: none is always first."""
-        order = range(len(works))
-        times = {index: self.seconds(works[index], repeats) for index in (reversed(order) if turned else order)}
-        return [times[index] for index in order]
+        order = -1 if turned else 1
+        return [self.seconds(work, repeats) for work in works[::order]][::order]

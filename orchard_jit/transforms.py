@@ -97,7 +97,8 @@ def backward_of_samples(size: int, in_dims: Dims, *arguments: Any) -> Samples:
     """The backward operator's batching rule."""
     grad_out, grad_lse, *inputs, out, lse, of_bias = arguments
     grad_out_dim, grad_lse_dim, *input_dims, out_dim, lse_dim, _ = in_dims
-    given, dims = Arguments(*inputs), Arguments(*input_dims)
+    given: Any = Arguments(*inputs)
+    dims: Any = Arguments(*input_dims)
     # Each sample has a gradient of the sinks of its own, which no batch has.
     if not _folds(given, dims) or given.sinks is not None:
         return _one_by_one(operators.backward, size, in_dims, arguments)
@@ -140,7 +141,7 @@ def _as_under_autocast(arguments: Arguments) -> Arguments:
     )
 
 
-def _folds(given: Arguments, dims: Arguments) -> bool:
+def _folds(given: Arguments, dims: Any) -> bool:
     """Whether samples mean as much as batches: not to what knows its batch's number (random bits, some score
     functions), nor where there is one for all batches (packed sequences, sinks, a score function's tensors).
     """
@@ -153,9 +154,7 @@ def _folds(given: Arguments, dims: Arguments) -> bool:
     )
 
 
-def _folded_arguments(
-    given: Arguments, dims: Arguments, size: int, of_bias: bool = False
-) -> tuple[Arguments, int]:
+def _folded_arguments(given: Arguments, dims: Any, size: int, of_bias: bool = False) -> tuple[Arguments, int]:
     """(N, B, ...) as N * B batches; and B."""
     query = _stacked(given.query, dims.query, size)
     batch = query.shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import reference
@@ -16,6 +16,7 @@ from orchard_jit import selection
 from orchard_jit.backends.metal import groupings
 from orchard_jit.dropout import keep_mask
 from orchard_jit.jit import recipe
+from orchard_jit.score import ScoreMod
 from orchard_jit.variant import Variant
 
 LOG2_E = 1 / np.log(2)
@@ -23,12 +24,21 @@ TOLERANCE = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
 SEED = 0x123456789ABCDEF0
 DROPOUT = 0.25
 THRESHOLD = int(DROPOUT * 2**32)
+SCORE = ScoreMod(
+    "gain * tanh(score) + table[h, kv % 5]",
+    mask="(q + kv // 16) % 3 != 1",
+    gain=1.5,
+    table=torch.arange(20.0).view(4, 5) / 20,
+)
 
 
 def select(
-    kernel, dtype, head_dim, head_dim_v=None, features=("causal",), arch="apple9", blocks=None, score=""
+    kernel, dtype, head_dim, head_dim_v=None, features=("causal",), arch="apple9", blocks=None
 ) -> Variant:
-    """The variant that a call on a Mac needs; `blocks` in place of those of the table."""
+    """The variant that a call on a Mac needs; `blocks` in place of those of the table.
+
+    The feature "score" stands for the score function `SCORE`.
+    """
     variant = selection.select(
         backend="metal",
         arch=arch,
@@ -36,8 +46,8 @@ def select(
         dtype=str(dtype).removeprefix("torch."),
         head_dim=head_dim,
         head_dim_v=head_dim_v or head_dim,
-        features=features,
-        score=score,
+        features=[name for name in features if name != "score"],
+        score=SCORE.spec if "score" in features else "",
     )
     return variant.with_blocks(blocks) if blocks else variant
 
@@ -183,7 +193,7 @@ class Call:
         shape = self.shape
         size = [shape.batch, shape.heads, shape.query_length, shape.key_length]
         size = [1 if dim in shape.broadcast else n for dim, n in enumerate(size)]
-        b, h, q, k = size
+        _, h, q, k = size
         if self.has("mask"):  # keys outside of queries, and apart
             strides = (h * k * q * 2, k * q * 2, 2, q * 2)
             mask = torch.rand(size, generator=self.random) < 0.4
@@ -196,6 +206,7 @@ class Call:
         if self.has("bias_grad"):
             self.planes["grad_bias"] = Plane.strided(size, (h * q * k, q * k, k, 1), dtype)
         self.vectors["seed"] = torch.tensor([SEED])
+        self.vectors["array0"] = SCORE.arrays[0]
         self.vectors["sinks"] = self._normal(shape.heads)
         self.vectors["key_lengths"] = torch.tensor(shape.key_lengths, dtype=torch.int32)
         for name, lengths in zip(("query", "key"), zip(*shape.sequences, strict=True), strict=True):
@@ -211,7 +222,8 @@ class Call:
         out, lse = self._packed(leaves) if self.has("varlen") else self._attention(leaves)
         lse = lse * LOG2_E
         with_keys = lse.isfinite()
-        loss = (out * self.planes["grad_out"].tensor).sum() + (lse * self.vectors["grad_lse"])[with_keys].sum()
+        loss = (out * self.planes["grad_out"].tensor).sum()
+        loss = loss + (lse * self.vectors["grad_lse"])[with_keys].sum()
         grads = torch.autograd.grad(loss, list(leaves.values()))
         self.expected = {"out": out.detach(), "lse": lse.detach()}
         self.expected |= {f"grad_{name}": grad for name, grad in zip(names, grads, strict=True)}
@@ -236,7 +248,9 @@ class Call:
         if "bias" in leaves:
             options["bias"] = leaves["bias"]
         if self.variant.score:
-            options["score"], options["visible"] = SCORES[self.variant.score]
+            table = SCORE.arrays[0].double()
+            options["score"] = lambda s, b, h, q, kv: 1.5 * s.tanh() + table[h, kv % 5]
+            options["visible"] = lambda b, h, q, kv: (q + kv // 16) % 3 != 1
         return reference.attention(
             leaves["query"], leaves["key"], leaves["value"], scale=self.scale, **options
         )
@@ -266,7 +280,7 @@ class Call:
             numbers += self._strides(name)
         for name in ("mask", "bias", "grad_bias"):
             numbers += self.planes[name].strides if name in self.planes else (0, 0, 0, 0)
-        numbers += [THRESHOLD, *[0] * 64]
+        numbers += [THRESHOLD, *(4, 5, 1, 1), *(5, 1, 0, 0), *[0] * 56]  # and SCORE's table
         return struct.pack(f"{len(numbers)}q", *numbers)
 
     def _strides(self, name: str) -> tuple[int, ...]:
@@ -275,7 +289,7 @@ class Call:
 
     @property
     def numbers(self) -> bytes:
-        return struct.pack("10f", self.scale, 1 / (1 - DROPOUT), *[0] * 8)
+        return struct.pack("10f", self.scale, 1 / (1 - DROPOUT), SCORE.scalars[0], *[0] * 7)
 
     @property
     def statistics(self) -> torch.Tensor:
@@ -297,7 +311,26 @@ class Kernels:
 
     def run(self, call: Call, seed: int = 0) -> dict[str, torch.Tensor]:
         """The results of a call; they begin as NaN. A broken rule is a DispatchError."""
-        return self._forward(call, seed) if self.variant.kernel == "forward" else self._backward(call, seed)
+        return {"forward": self._forward, "decode": self._decode, "backward": self._backward}[
+            self.variant.kernel
+        ](call, seed)
+
+    def _decode(self, call: Call, seed: int) -> dict[str, torch.Tensor]:
+        shape, grouping = call.shape, groupings(self.variant)["decode"]
+        teams, padded = grouping.simdgroups // grouping.split, (self.variant.head_dim_v + 7) // 8 * 8
+        heads_a_key = shape.heads // shape.kv_heads
+        tiles = -(-heads_a_key * shape.query_length // grouping.rows)
+        shares = -(-96 // (call.batch * shape.kv_heads * tiles))
+        shares = max(1, min(shares, shape.key_length // (2 * grouping.columns * teams)))
+        parts = call.batch * shape.heads * shape.query_length * shares * teams
+        made = {
+            "softmaxes": torch.full((parts, 2), torch.nan),
+            "partials": torch.full((parts, padded), torch.nan),
+            "lse": torch.full_like(call.vectors["grad_lse"], torch.nan),
+        }
+        self._launch("decode", call, seed, groups=(tiles * shares, shape.kv_heads, call.batch), **made)
+        self._launch("combine", call, seed, **made)
+        return {"out": call.planes["out"].tensor.clone(), "lse": made["lse"]}
 
     def _forward(self, call: Call, seed: int) -> dict[str, torch.Tensor]:
         lse = torch.full_like(call.vectors["grad_lse"], torch.nan)
@@ -315,12 +348,12 @@ class Kernels:
             if name.startswith("grad_") and name != "grad_out"
         }
 
-    def _launch(self, kernel: str, call: Call, seed: int, **made: torch.Tensor) -> None:
+    def _launch(self, kernel: str, call: Call, seed: int, groups=None, **made: torch.Tensor) -> None:
         shape, grouping = call.shape, groupings(self.variant)[kernel]
         of_keys = kernel == "grad_key_value"
         name = f"{kernel}_{self.flavour}" if f"{kernel}_{self.flavour}" in self._records else kernel
         blocks = -(-call.longest[of_keys] // grouping.finished)
-        groups = (blocks, shape.kv_heads if of_keys else shape.heads, call.batch)
+        groups = groups or (blocks, shape.kv_heads if of_keys else shape.heads, call.batch)
         if kernel == "grad_bias":
             batch, heads, rows, columns = call.planes["grad_bias"].tensor.shape
             groups = (-(-rows // grouping.rows), -(-columns // grouping.columns), batch * heads)

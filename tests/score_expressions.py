@@ -58,7 +58,9 @@ def _element(name: str, *indices: Expression) -> Expression:
         array = world.values[name]
         places = [i.value(world).clamp(0, size - 1) for i, size in zip(indices, array.shape, strict=True)]
         element = array[tuple(places)]
-        return world.as_float(element) if element.is_floating_point() else element
+        if element.dtype == torch.bool:
+            return element
+        return world.as_float(element) if element.is_floating_point() else element.long()
 
     return Expression(f"{name}[{', '.join(index.text for index in indices)}]", value)
 
@@ -68,128 +70,140 @@ def _name(name: str) -> Expression:
 
 
 def _scalar(name: str) -> Expression:
-    return Expression(name, lambda world: torch.tensor(VALUES[name]).to(world.dtype if name == "cap" else None))
+    return Expression(
+        name, lambda world: torch.tensor(VALUES[name]).to(world.dtype if name == "cap" else None)
+    )
 
 
 def _literal(number: float) -> Expression:
-    if number < 0:
-        return Expression(f"(-{-number!r})", lambda world: torch.tensor(number))
-    return Expression(repr(number), lambda world: torch.tensor(number, dtype=world.dtype)
-                      if isinstance(number, float) else torch.tensor(number))  # fmt: skip
+    return Expression(repr(number) if number >= 0 else f"({number})", lambda world: torch.tensor(number))
 
 
-def _apply(template: str, function: Callable[..., Value], *operands: Expression) -> Expression:
-    """`function` of floats, which rounds."""
+def _exactly(
+    template: str, function: Callable[..., Value], *operands: st.SearchStrategy
+) -> st.SearchStrategy:
+    def build(*operands: Expression) -> Expression:
+        return Expression(
+            template.format(*operands),
+            lambda world: function(*(operand.value(world) for operand in operands)),
+        )
 
-    def value(world: World) -> Value:
-        return world.rounded(function(*(world.as_float(operand.value(world)) for operand in operands)))
-
-    return Expression(template.format(*operands), value)
+    return st.builds(build, *operands)
 
 
-def _exact(template: str, function: Callable[..., Value], *operands: Expression) -> Expression:
-    return Expression(
-        template.format(*operands), lambda world: function(*(operand.value(world) for operand in operands))
-    )
+def _rounding(
+    template: str, function: Callable[..., Value], *operands: st.SearchStrategy
+) -> st.SearchStrategy:
+    """`function` of floats."""
+
+    def build(*operands: Expression) -> Expression:
+        def value(world: World) -> Value:
+            return world.rounded(function(*(world.as_float(operand.value(world)) for operand in operands)))
+
+        return Expression(template.format(*operands), value)
+
+    return st.builds(build, *operands)
+
+
+def _element_of(name: str, *indices: st.SearchStrategy) -> st.SearchStrategy:
+    return st.builds(lambda *indices: _element(name, *indices), *indices)
+
+
+def _floor_divide(a: Value, b: Value) -> Value:
+    return torch.div(a, b, rounding_mode="floor")
+
+
+def _is_between(a: Value, b: Value, c: Value) -> Value:
+    return (a < b) & (b <= c)
+
+
+COMPARISONS = {"<": torch.lt, "<=": torch.le, ">": torch.gt, ">=": torch.ge, "==": torch.eq, "!=": torch.ne}
+FUNCTIONS = {
+    name: getattr(torch, name)
+    for name in ("exp", "exp2", "log", "log2", "sqrt", "tanh", "sigmoid", "sin", "cos", "abs")
+}
 
 
 @st.composite
 def integers(draw: st.DrawFn, depth: int) -> Expression:
-    leaves = [_name(name) for name in ("b", "h", "q", "kv", "q_len", "kv_len")]
-    leaf = st.sampled_from([*leaves, _scalar("window"), _literal(0), _literal(7), _literal(-3)])
+    coordinates = [_name(name) for name in ("b", "h", "q", "kv", "q_len", "kv_len")]
+    leaf = st.sampled_from([*coordinates, _scalar("window"), _literal(0), _literal(7), _literal(-3)])
     if depth == 0:
         return draw(leaf)
     a, b = integers(depth - 1), integers(depth - 1)
     divisor = st.sampled_from([_literal(3), _literal(-4), _literal(1), _scalar("window")])
-    floor_divide = lambda x, y: torch.div(x, y, rounding_mode="floor")  # noqa: E731
     return draw(
         st.one_of(
             leaf,
-            st.builds(lambda x, y: _exact("({} + {})", torch.add, x, y), a, b),
-            st.builds(lambda x, y: _exact("({} - {})", torch.sub, x, y), a, b),
-            st.builds(lambda x, y: _exact("({} * {})", torch.mul, x, y), leaf, leaf),
-            st.builds(lambda x, y: _exact("({} // {})", floor_divide, x, y), a, divisor),
-            st.builds(lambda x, y: _exact("({} % {})", torch.remainder, x, y), a, divisor),
-            st.builds(lambda x: _exact("(-{})", torch.neg, x), a),
-            st.builds(lambda x: _exact("abs({})", torch.abs, x), a),
-            st.builds(lambda x: _exact("({} ** 3)", lambda v: v * v * v, x), leaf),
-            st.builds(lambda x, y: _exact("min({}, {})", torch.minimum, x, y), a, b),
-            st.builds(lambda x, y, z: _exact("max({}, {}, {})", lambda u, v, w: torch.maximum(torch.maximum(u, v), w),
-                                             x, y, z), a, b, leaf),
-            st.builds(lambda c, x, y: _exact("({1} if {0} else {2})", torch.where, c, x, y), booleans(depth - 1), a, b),
-            st.builds(lambda x: _exact("{}", lambda v: v.long(), _element("places", x)), a),
-            st.builds(lambda x, y: _element("document", x, y), a, b),
+            _exactly("({} + {})", torch.add, a, b),
+            _exactly("({} - {})", torch.sub, a, b),
+            _exactly("({} * {})", torch.mul, leaf, leaf),
+            _exactly("({} // {})", _floor_divide, a, divisor),
+            _exactly("({} % {})", torch.remainder, a, divisor),
+            _exactly("(-{})", torch.neg, a),
+            _exactly("abs({})", torch.abs, a),
+            _exactly("({} ** 3)", lambda x: x * x * x, leaf),
+            _exactly("min({}, {})", torch.minimum, a, b),
+            _exactly("max({}, {}, 2)", lambda x, y: torch.maximum(x, y).clamp(min=2), a, b),
+            _exactly("({1} if {0} else {2})", torch.where, booleans(depth - 1), a, b),
+            _element_of("places", a),
+            _element_of("document", a, b),
         )
-    )  # fmt: skip
+    )
 
 
 @st.composite
 def booleans(draw: st.DrawFn, depth: int, of_score: bool = False) -> Expression:
     """`of_score`: the score may be compared with a number, which rounding does not touch."""
     a, b = integers(max(depth - 1, 0)), integers(max(depth - 1, 0))
-    comparisons = [
-        st.builds(lambda x, y, sign=sign, f=f: _exact(f"({{}} {sign} {{}})", f, x, y), a, b)
-        for sign, f in {
-            "<": torch.lt,
-            "<=": torch.le,
-            ">": torch.gt,
-            ">=": torch.ge,
-            "==": torch.eq,
-            "!=": torch.ne,
-        }.items()
-    ]
+    comparisons = [_exactly(f"({{}} {sign} {{}})", compare, a, b) for sign, compare in COMPARISONS.items()]
     if of_score:
-        limit = st.sampled_from([_literal(0), _literal(1.25), _literal(-2.5)])
-        comparisons.append(
-            st.builds(lambda x: _exact("({} < {})", torch.lt, _name("score"), x), limit)
-        )
+        limits = st.sampled_from([_literal(0), _literal(1.25), _literal(-2.5)])
+        comparisons.append(_exactly("({} < {})", torch.lt, st.just(_name("score")), limits))
     if depth == 0:
         return draw(st.one_of(*comparisons, st.just(_scalar("is_causal"))))
     x, y = booleans(depth - 1, of_score), booleans(depth - 1, of_score)
     return draw(
         st.one_of(
             *comparisons,
-            st.builds(lambda u, v, w: _exact("({} < {} <= {})", lambda r, s, t: (r < s) & (s <= t), u, v, w),
-                      a, b, a),
-            st.builds(lambda u, v: _exact("({} and {})", torch.logical_and, u, v), x, y),
-            st.builds(lambda u, v: _exact("({} or {})", torch.logical_or, u, v), x, y),
-            st.builds(lambda u: _exact("(not {})", torch.logical_not, u), x),
-            st.builds(lambda u, v: _exact("({} == {})", torch.eq, u, v), x, y),
-            st.builds(lambda c, u, v: _exact("where({}, {}, {})", torch.where, c, u, v), x, y, x),
-            st.builds(lambda *i: _element("shown", *i), a, b, a, b),
+            _exactly("({} < {} <= {})", _is_between, a, b, a),
+            _exactly("({} and {})", torch.logical_and, x, y),
+            _exactly("({} or {})", torch.logical_or, x, y),
+            _exactly("(not {})", torch.logical_not, x),
+            _exactly("({} == {})", torch.eq, x, y),
+            _exactly("where({}, {}, {})", torch.where, x, y, x),
+            _element_of("shown", a, b, a, b),
         )
-    )  # fmt: skip
+    )
 
 
 @st.composite
 def floats(draw: st.DrawFn, depth: int) -> Expression:
-    """Smooth almost everywhere: what jumps or bends gets numbers that are exact."""
-    leaf = st.sampled_from([
-        *[_name("score")] * 4, _scalar("cap"), _literal(0.75), _literal(2), _literal(-1.5),
-        _element("slopes", _name("h")), _element("half", _name("b")), _element("table", _name("kv"), _name("q")),
-    ])  # fmt: skip
+    """Where a function jumps, its operands are exact."""
+    elements = [
+        _element("slopes", _name("h")),
+        _element("half", _name("b")),
+        _element("table", _name("kv"), _name("q")),
+    ]
+    numbers = [_scalar("cap"), _literal(0.75), _literal(2), _literal(-1.5)]
+    leaf = st.sampled_from([*[_name("score")] * 4, *elements, *numbers])
     if depth == 0:
         return draw(leaf)
     a, b = floats(depth - 1), floats(depth - 1)
-    functions = {
-        "exp": torch.exp, "exp2": torch.exp2, "log": torch.log, "log2": torch.log2, "sqrt": torch.sqrt,
-        "tanh": torch.tanh, "sigmoid": torch.sigmoid, "sin": torch.sin, "cos": torch.cos,
-    }  # fmt: skip
     return draw(
         st.one_of(
-            *(st.builds(lambda x, n=name, f=f: _apply(f"{n}({{}})", f, x), a) for name, f in functions.items()),
-            st.builds(lambda x, y: _apply("({} + {})", torch.add, x, y), a, b),
-            st.builds(lambda x, y: _apply("({} - {})", torch.sub, x, y), a, b),
-            st.builds(lambda x, y: _apply("({} * {})", torch.mul, x, y), a, b),
-            st.builds(lambda x, y: _apply("({} * {})", torch.mul, x, y), a, integers(depth - 1)),
-            st.builds(lambda x, y: _apply("({} / {})", torch.div, x, y), a, b),
-            st.builds(lambda x: _apply("(-{})", torch.neg, x), a),
-            st.builds(lambda x: _apply("({} ** 3)", lambda v: v * v * v, x), a),
-            st.builds(lambda x: _apply("({} ** -2)", lambda v: 1 / (v * v), x), a),
-            st.builds(lambda x: _apply("abs({})", torch.abs, x), a),
-            st.builds(lambda x: _apply("floor({})", torch.floor, x), leaf),
-            st.builds(lambda x, y: _apply("min({}, {})", torch.minimum, x, y), a, leaf),
-            st.builds(lambda x, y: _apply("max({}, {})", torch.maximum, x, y), leaf, a),
-            st.builds(lambda c, x, y: _exact("where({}, {}, {})", torch.where, c, x, y), booleans(1, True), a, b),
+            *(_rounding(f"{name}({{}})", function, a) for name, function in FUNCTIONS.items()),
+            _rounding("({} + {})", torch.add, a, b),
+            _rounding("({} - {})", torch.sub, a, b),
+            _rounding("({} * {})", torch.mul, a, b),
+            _rounding("({} * {})", torch.mul, a, integers(depth - 1)),
+            _rounding("({} / {})", torch.div, a, b),
+            _rounding("(-{})", torch.neg, a),
+            _rounding("({} ** 3)", lambda x: x * x * x, a),
+            _rounding("({} ** -2)", lambda x: 1 / (x * x), a),
+            _rounding("floor({})", torch.floor, leaf),
+            _rounding("min({}, {})", torch.minimum, a, leaf),
+            _rounding("max({}, {})", torch.maximum, leaf, a),
+            _exactly("where({}, {}, {})", torch.where, booleans(1, True), a, b),
         )
-    )  # fmt: skip
+    )

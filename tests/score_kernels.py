@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Points:
     def tensors(self) -> dict[str, torch.Tensor]:
         """The values of each point, by the names that they have in expressions."""
         return {
-            name: torch.tensor(np.broadcast_to(values, self.score.shape)) for name, values in vars(self).items()
+            name: torch.tensor(np.broadcast_to(values, self.score.shape))
+            for name, values in vars(self).items()
         }
 
 
@@ -58,14 +59,14 @@ class Results:
     visible: np.ndarray
 
 
-def points(seed: int, groups: int = 16, spread: float = 4.0, heads_differ: bool = False) -> Points:
+def points(seed: int, groups: int = 16, heads_differ: bool = False) -> Points:
     random = np.random.default_rng(seed)
 
     def whole(low: int, high: int, columns: int = 1) -> np.ndarray:
         return random.integers(low, high, (groups, columns))
 
     return Points(
-        score=random.normal(0, spread, (groups, LANES)).astype(np.float32).astype(float),
+        score=random.normal(0, 4, (groups, LANES)).astype(np.float32).astype(float),
         b=whole(0, 3),
         h=whole(0, 4, LANES if heads_differ else 1),
         q=whole(0, 24) + np.arange(LANES),
@@ -73,6 +74,12 @@ def points(seed: int, groups: int = 16, spread: float = 4.0, heads_differ: bool 
         q_len=whole(1, 40),
         kv_len=whole(1, 40),
     )
+
+
+def points_with(scores: Sequence[float]) -> Points:
+    """A group for each of the scores."""
+    scores = np.asarray(scores, np.float32).astype(float)
+    return replace(points(0, len(scores)), score=np.repeat(scores[:, None], LANES, 1))
 
 
 def cpu(mods: Sequence[ScoreMod], dtype: str, arch: str, at: Points, work: Path) -> list[Results]:

@@ -21,7 +21,7 @@ from orchard_jit.jit import library, recipe
 from orchard_jit.selection import select
 
 PACKAGE = Path(orchard_jit.__file__).parent
-VERBS = ("smoke", "doctor", "prebuild", "list", "show", "clear", "render")
+VERBS = ("smoke", "doctor", "bench", "tune", "prebuild", "list", "show", "clear", "render")
 # A head dim that no other test compiles: what this process has loaded already would not be built again.
 SMALL = ["--head-dim", "3", "--dtype", "float32", "--causal", "no", "--kernel", "forward", "--kernels-only"]
 SMALL_NAME = re.compile(r"cpu-\S+-forward-f32-d3\S*")

@@ -189,15 +189,17 @@ def test_checkpointing_drops_the_same_again(device, use_reentrant):
 
 
 @pytest.fixture
-def compiler_of_inductor(monkeypatch):
+def compiler_of_inductor():
     """CXX is that of the Mac in software, which takes g++'s flags but is called clang."""
-    if sys.platform != "darwin":
-        monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "g++"))
+    compiler = "clang++" if sys.platform == "darwin" else "g++"
+    with torch._inductor.config.patch({"cpp.cxx": (None, compiler)}):
+        yield
 
 
+@pytest.mark.usefixtures("compiler_of_inductor")
 @pytest.mark.parametrize("backend", ("aot_eager", "inductor"))
-def test_compiled_passes_drop_the_same(backend, compiler_of_inductor):
-    """The values are the identity: so the output is the weights, and their gradient the weights' transpose."""
+def test_compiled_passes_drop_the_same(backend):
+    """The values are the identity: the output is the weights, and their gradient its transpose."""
     torch._dynamo.reset()
     attention = torch.compile(
         lambda q, k, v: flash_attention(q, k, v, dropout_p=0.3), fullgraph=True, backend=backend

@@ -3,9 +3,13 @@ and with the same bits whatever the order in which its lanes run."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from metal_kernels import Call, Kernels, Shape, select, wrong
+
+from orchard_jit.variant import has_feature
 
 HEAD_DIMS = (16, 32, 40, 64, 72, 80, 96, 128, 160, 256)
 
@@ -28,16 +32,33 @@ LANE_ORDERS = range(5)
 
 # Ragged ends, several blocks each way, grouped heads. The second has two threadgroups of queries, and causal
 # (lower right) queries without keys.
-LONG_KEYS = Shape(37, 70, heads=4, kv_heads=2)
-LONG_QUERIES = Shape(70, 37, heads=2, kv_heads=1)
+LONG_KEYS = Shape(37, 70, heads=4, kv_heads=2, left=9, right=4)
+LONG_QUERIES = Shape(70, 37, heads=2, kv_heads=1, left=9, right=4)
+CAUSAL = tuple(replace(shape, right=0) for shape in (LONG_KEYS, LONG_QUERIES))
+
+# Features alone and together. Head dims of both kinds: rows of one simdgroup, and of teams, of which a
+# threadgroup has one or two. The dtypes take turns.
+FEATURES = (
+    ("window sinks", 40, torch.float32, "wide"),
+    ("varlen causal", 128, torch.bfloat16, "narrow"),
+    ("varlen window dropout", 40, torch.float16, "narrow"),
+    ("lengths", 128, torch.float32, "narrow"),
+    ("lengths causal bias sinks", 40, torch.bfloat16, "wide"),
+    ("mask", 128, torch.float16, "wide"),
+    ("mask window bias_f32 dropout", 160, torch.float32, "wide"),
+    ("bias", 72, torch.float16, "narrow"),
+    ("dropout", 256, torch.bfloat16, "wide"),
+    ("score causal", 128, torch.float32, "wide"),
+    ("score bias dropout lengths", 40, torch.bfloat16, "narrow"),
+)
 
 
-def check(kernel, dtype, head_dim, causal, flavour, arch="apple9"):
+def check(kernel, dtype, head_dim, features, flavour, shapes=CAUSAL, arch="apple9"):
     """In a checked library every finding is a DispatchError."""
-    variant = select(kernel, dtype, head_dim, causal=causal, arch=arch)
+    variant = select(kernel, dtype, head_dim, features=features, arch=arch)
     kernels = Kernels(variant, flavour)
-    for shape, seeds in ((LONG_KEYS, LANE_ORDERS[:1]), (LONG_QUERIES, LANE_ORDERS)):
-        call = Call(shape if causal else shape.without_mask(), variant, flavour)
+    for shape, seeds in zip(shapes, (LANE_ORDERS[:1], LANE_ORDERS), strict=True):
+        call = Call(shape, variant, flavour)
         first, *others = (kernels.run(call, seed) for seed in seeds)
         assert wrong(call, first) == []
         for other in others:
@@ -51,10 +72,21 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 @pytest.mark.parametrize(("head_dim", "dtype", "causal", "flavour"), tuple(matrix()))
 @pytest.mark.parametrize("kernel", ("forward", "backward"))
 def test_every_kernel_of_the_matrix(kernel, head_dim, dtype, causal, flavour):
-    check(kernel, dtype, head_dim, causal, flavour)
+    check(kernel, dtype, head_dim, ("causal",) if causal else (), flavour)
+
+
+@pytest.mark.parametrize(("features", "head_dim", "dtype", "flavour"), FEATURES)
+@pytest.mark.parametrize("kernel", ("forward", "backward"))
+def test_features(kernel, features, head_dim, dtype, flavour):
+    names = {name for name in features.split() if name == "score" or has_feature(kernel, name)}
+    if kernel == "backward" and names & {"bias", "bias_f32"}:
+        names.add("bias_grad")
+    # The second shape has two batches, of which one is empty, and bias and mask that some dimensions share.
+    shapes = (LONG_KEYS, replace(LONG_QUERIES, batch=2, key_lengths=(30, 0), broadcast=(1, 2)))
+    check(kernel, dtype, head_dim, names, flavour, shapes)
 
 
 @pytest.mark.parametrize("head_dim", (40, 128))
 @pytest.mark.parametrize("kernel", ("forward", "backward"))
 def test_bfloat16_where_matrices_cannot_hold_it(kernel, head_dim):
-    check(kernel, torch.bfloat16, head_dim, True, "wide", arch="apple7")
+    check(kernel, torch.bfloat16, head_dim, ("causal",), "wide", arch="apple7")

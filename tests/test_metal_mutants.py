@@ -3,18 +3,9 @@ checker or a comparison with float64 must find it. What has no effect is listed,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
-import torch
-from metal_kernels import Call, Kernels, Shape, select, source_of, wrong
-from software_mac.metal import DispatchError, Status
-
-# Head dims that neither a fragment nor a team divides, and blocks so small that a few rows have many. The
-# teams are those of two simdgroups; the variants without them read and write 16 bytes at a time.
-HEAD_DIM, HEAD_DIM_V = 20, 12
-SINGLE = {"rows": 16, "columns": 16, "simdgroups": 2, "split": 1}
-TEAM = {"rows": 8, "columns": 16, "simdgroups": 4, "split": 2}
+from metal_kernels import Shape
+from metal_mutants import Mutant, Program
 
 # Ragged ends everywhere; diagonals above and below 0, odd and even; queries without keys. Then those in which
 # an error by one meets the edge of a block, and a diagonal that an int does not hold.
@@ -26,30 +17,9 @@ SHAPES = (
     Shape(30, 44),
     Shape(45, 51),
     Shape(18, 18),
-    Shape(21, 45, "none", diagonal=2**32 - 40),
+    Shape(21, 34, lower_right=False),
+    Shape(21, 45, right=2**32 - 40, lower_right=False),
 )
-
-FINDINGS = {Status.RACE, Status.BOUNDS, Status.UNINITIALISED, Status.DIVERGENCE, Status.DEADLOCK}
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A change of the rendered source. `harmless` says why it has no effect, where it has none."""
-
-    name: str
-    text: str
-    replacement: str
-    count: int = 1
-    harmless: str = ""
-
-    def applied_to(self, source: str) -> str:
-        found = source.count(self.text)
-        assert found == self.count, f"{self.name}: {self.text!r} occurs {found} times, not {self.count}"
-        return source.replace(self.text, self.replacement)
-
-    def __str__(self) -> str:
-        return self.name
-
 
 M = Mutant
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
@@ -94,49 +64,50 @@ MEMORY = [
     M("row sums of half a row", "half_row + simd_shuffle_xor(half_row, 8)", "half_row"),
 ]  # fmt: skip
 
-# The mask, once: hide serves both passes.
-MASK = [
+# The bounds, once: the same functions serve both passes.
+BOUNDS = [
     M("columns that do not exist", "column >= existing_columns || ", ""),
     M("one column that does not exist", "column >= existing_columns", "column > existing_columns"),
-    M("no diagonal", " || (causal && key > query + diagonal)", ""),
-    M("the diagonal itself hidden", "key > query + diagonal", "key >= query + diagonal"),
-    M("the diagonal's sign", "key > query + diagonal", "key > query - diagonal"),
-    M("a diagonal cut to an int", "int(clamp(long(params.diagonal), -limit, limit))", "int(params.diagonal)"),
-]
+    M("no diagonal", " || !band.has(row, column)", ""),
+    M("the diagonal itself hidden", "column > row + after", "column >= row + after"),
+    M("the diagonal's sign", "column > row + after", "column > row - after"),
+    M("a diagonal cut to an int", "int(clamp(long(call.params->right), -limit, limit))",
+      "int(call.params->right)"),
+    M("every diagonal begins at the left", "call.params->lower_right != 0 ?", "false ?"),
+    M("every diagonal ends at the right", "call.params->lower_right != 0 ?", "true ?"),
+    M("a place that is another lane's row", "position.first + position.place.row", "position.first"),
+    M("a place that is another lane's column", "column + position.place.column}", "column}"),
+]  # fmt: skip
 
 # Loops over the keys: forward and grad_query.
 KEY_LOOP = [
-    M("the last key lost", "min(key_length, my.to + diagonal)", "min(key_length, my.to + diagonal - 1)"),
-    M("the last block lost", "j < end; j", "j + columns < end; j"),
-    M("a block too many", "j < end; j", "j < end + columns; j", harmless=MORE_WORK),
-    M("blocks beyond the diagonal", "min(key_length, my.to + diagonal) : key_length",
-      "key_length : key_length",
+    M("the last key lost", "min(length, position.to + band.after)",
+      "min(length, position.to + band.after - 1)"),
+    M("the last block lost", "j < span.end; j", "j + columns < span.end; j"),
+    M("a block too many", "j < span.end; j", "j < span.end + columns; j", harmless=MORE_WORK),
+    M("blocks beyond the diagonal", "span.end = min(length, position.to + band.after)", "span.end = length",
       harmless=MORE_WORK),
-    M("blocks beyond the keys", "min(key_length, my.to + diagonal)",
-      "min(key_length + columns, my.to + diagonal)",
-      harmless=MORE_WORK),
-    M("seen by all, one too many", "my.first + diagonal + 1)", "my.first + diagonal + 2)"),
-    M("seen by all, one too few", "my.first + diagonal + 1)",
-      "my.first + diagonal)", harmless="hide is exact"),
-    M("seen by all, keys forgotten", "seen_by_all = causal ? min(key_length, ",
-      "seen_by_all = causal ? max(0, "),
-    M("hide from the next block on", "if (j + columns > seen_by_all)", "if (j > seen_by_all)"),
-    M("hide more than needed", "if (j + columns > seen_by_all)", "if (true)", harmless="hide is exact"),
-    M("the diagonal's sign of a block", "my.first - j + diagonal", "my.first - j - diagonal"),
-    M("the diagonal of the first block", "my.first - j + diagonal", "my.first + diagonal"),
-    M("the keys of the first block", "key_length - j, ", "key_length, "),
+    M("blocks beyond the keys", "min(length, position.to + band.after)",
+      "min(length + rows, position.to + band.after)", harmless=MORE_WORK),
+    M("seen by all, one too many", "position.first + band.after + 1)", "position.first + band.after + 2)"),
+    M("seen by all, one too few", "position.first + band.after + 1)",
+      "position.first + band.after)", harmless="hide is exact"),
+    M("seen by all, keys forgotten", "span.inner_end = min(length, ", "span.inner_end = max(0, "),
+    M("hide from the next block on", "column + columns > inner_end", "column > inner_end"),
+    M("hide more than needed", "if (span.has_border<columns>(j))", "if (true)", harmless="hide is exact"),
+    M("the origin of the first block", "origin_of<false>(my, j)", "origin_of<false>(my, 0)"),
     M("the first key head for all", "head / int(params.heads / params.kv_heads)", "0"),
     M("a key head for each head", "head / int(params.heads / params.kv_heads)", "head"),
-    M("blocks shifted by one", "groups.x - 1 - group.x", "groups.x - group.x"),
-    M("blocks in another order", "causal ? groups.x - 1 - group.x : group.x", "group.x",
+    M("blocks shifted by one", "int(groups.x - 1 - group.x)", "int(groups.x - group.x)"),
+    M("blocks in another order", "int(groups.x - 1 - group.x)", "int(group.x)",
       harmless="only the order of threadgroups, by which long rows start early"),
 ]  # fmt: skip
 
-RETURN = "if (my.from >= query_length) return;"
+RETURN = "if (my.from >= sequence.queries.length) return;"
 IDLE = "only work: loads clamp and stores check their rows"
 
 FORWARD = [
-    *MEMORY, *MASK, *KEY_LOOP,
+    *MEMORY, *BOUNDS, *KEY_LOOP,
     M("no early return", RETURN, "", harmless=IDLE),
     M("a shift of -inf", "state.largest.at[i] == -INFINITY ? 0 : state.largest.at[i]", "state.largest.at[i]"),
     M("rows without keys divide by 0", "state.sum.at[i] == 0 ? 0 : 1 / state.sum.at[i]",
@@ -160,35 +131,40 @@ FORWARD_TEAM = [
 BACKWARD = [
     *(m for m in KEY_LOOP if not m.harmless),
     M("no early return for queries", RETURN, "", harmless=IDLE),
-    M("no early return for keys", "if (my.from >= key_length) return;", "", harmless=IDLE),
-    M("no early return in prepare", "if (my.first >= query_length) return;", "", harmless=IDLE),
-    M("rows and columns confused", "query = transposed ? column : row, key = transposed ? row : column",
-      "query = row, key = column"),
-    M("queries begin at an odd one", "max(0, my.from - diagonal) / 2 * 2", "max(0, my.from - diagonal)"),
-    M("queries begin below 0", "max(0, my.from - diagonal)", "(my.from - diagonal)"),
-    M("queries begin too late", "max(0, my.from - diagonal)", "max(0, my.from - diagonal + 2)"),
-    M("queries begin at the other diagonal", "max(0, my.from - diagonal)", "max(0, my.from + diagonal)"),
-    M("queries begin at 0", "causal ? max(0, my.from - diagonal) / 2 * 2 : 0", "0", harmless=MORE_WORK),
-    M("the last block of queries lost", "i < query_length; i", "i + columns < query_length; i"),
-    M("a block of queries too many", "i < query_length; i",
-      "i < query_length + columns; i", harmless=MORE_WORK),
-    M("sees all, one too early", "my.first + rows - 1 - diagonal", "my.first + rows - 2 - diagonal"),
-    M("sees all, one too late", "i < sees_all ||", "i <= sees_all ||", harmless="hide is exact"),
-    M("queries that do not exist", "i < sees_all || i + columns > query_length", "i < sees_all"),
-    M("one query that does not exist", "query_length - i, i -", "query_length - i + 1, i -"),
-    M("the diagonal's sign for keys", "i - my.first + diagonal", "i - my.first - diagonal"),
+    M("no early return for keys", "if (my.from >= existing.length) return;", "", harmless=IDLE),
+    M("no early return in prepare", "if (my.first >= sequence.length) return;", "", harmless=IDLE),
+    M("bounds not transposed", "{band.after, band.before}", "{band.before, band.after}"),
+    M("queries begin at an odd one", "(0, position.from - band.before) / 8 * 8",
+      "(0, position.from - band.before)"),
+    M("queries begin below 0", "max(0, position.from - band.before)", "(position.from - band.before)"),
+    M("queries begin too late", "max(0, position.from - band.before)",
+      "max(0, position.from - band.before + 8)"),
+    M("queries begin at the other diagonal", "max(0, position.from - band.before)",
+      "max(0, position.from + band.before)"),
+    M("queries begin at 0", "max(0, position.from - band.before) / 8 * 8", "0", harmless=MORE_WORK),
+    M("the last block of queries lost", "i < span.end; i", "i + columns < span.end; i"),
+    M("a block of queries too many", "i < span.end; i", "i < span.end + columns; i", harmless=MORE_WORK),
+    M("sees all, one too early", "position.first + rows - 1 - band.before",
+      "position.first + rows - 2 - band.before"),
+    M("sees all, one too late", "position.first + rows - 1 - band.before",
+      "position.first + rows - band.before",
+      harmless="hide is exact"),
+    M("queries that do not exist", "column < inner_begin || column + columns > inner_end",
+      "column < inner_begin",),
+    M("keys hidden in the wrong queries", "hide(p, origin, band, sequence.queries.length)",
+      "hide(p, origin, band, sequence.queries.length + 1)"),
     M("one head of the group", "head < (kv_head + 1) * heads_a_key", "head < kv_head * heads_a_key + 1"),
-    M("no gradient of the log-sum-exp", "statistics_rows(query_length) + row].y -= M_LOG2E_F *",
-      "statistics_rows(query_length) + row].y -= 0 *"),
-    M("that gradient in another base", ".y -= M_LOG2E_F *", ".y -="),
-    M("that gradient's sign", ".y -= M_LOG2E_F *", ".y += M_LOG2E_F *"),
-    M("that gradient of rows that do not exist", "if (row < query_length)\n", "\n"),
-    M("statistics by all lanes of a row", "my.place.column == 0 && row < statistics_rows",
-      "row < statistics_rows"),
-    M("statistics of rows that do not exist", "&& row < statistics_rows(query_length)", ""),
+    M("no gradient of the log-sum-exp", "M_LOG2E_F * rows_of(grad_lse", "0 * rows_of(grad_lse"),
+    M("that gradient in another base", "M_LOG2E_F * rows_of(grad_lse", "rows_of(grad_lse"),
+    M("that gradient's sign", ".y -=", ".y +="),
+    M("that gradient of rows that do not exist", "if (row < sequence.length)\n", "\n"),
+    M("statistics by all lanes of a row", "my.place.column == 0 && row < padded", "row < padded"),
+    M("statistics of rows that do not exist", "&& row < padded(sequence.length)", ""),
     M("log-sum-exp of rows that do not exist",
-      "row < query_length ? row_statistics(lse[before * query_length + row], delta) : float2(0)",
-      "row_statistics(lse[before * query_length + row], delta)"),
+      "row < sequence.length ? row_statistics(lses[row], delta) : float2(0)",
+      "row_statistics(lses[row], delta)"),
+    M("statistics of all heads in one place", "params->heads + head) * padded", "params->heads) * padded"),
+    M("heads not padded", "+ head) * padded(queries.length)", "+ head) * queries.length"),
     M("a probability of -inf - -inf", "lse == -INFINITY ? INFINITY : lse", "lse"),
     M("statistics read past the end", "min(first + 8 * i + place.row, length - 1)",
       "first + 8 * i + place.row"),
@@ -198,8 +174,8 @@ BACKWARD = [
     M("the last pair read twice", "place.column, length - 1)", "place.column, length - 3)"),
     M("delta left out for queries", "sub_row(ds, row.delta);", ""),
     M("delta left out for keys", "sub_column(ds, column.delta);", ""),
-    M("grad_query not scaled", "mul(dq, scale);", ""),
-    M("grad_key not scaled", "mul(dk, scale);", ""),
+    M("grad_query not scaled", "mul(dq, numbers.scale);", ""),
+    M("grad_key not scaled", "mul(dk, numbers.scale);", ""),
 ]  # fmt: skip
 
 BACKWARD_TEAM = [
@@ -208,54 +184,23 @@ BACKWARD_TEAM = [
     M("gradients not summed", "team.sum(ds);", "", count=2),
 ]
 
-
-def program(kernel: str, team: bool):
-    blocks = TEAM if team else SINGLE
-    prefixes = ("",) if kernel == "forward" else ("dq_", "dkv_")
-    blocks = {prefix + name: size for prefix in prefixes for name, size in blocks.items()}
-    return select(kernel, torch.float32, HEAD_DIM, HEAD_DIM_V, blocks=blocks)
-
-
-def finding(variant, source: str, team: bool) -> str:
-    """What the checker or the comparison says first; nothing, where all is well."""
-    kernels = Kernels(variant, "narrow" if team else "wide", source)
-    for shape in SHAPES:
-        call = Call(shape, variant, kernels.flavour)
-        try:
-            results = kernels.run(call, seed=1)
-        except DispatchError as error:
-            if error.status not in FINDINGS:
-                raise
-            return str(error)
-        if found := wrong(call, results):
-            return f"{shape}: {', '.join(found)}"
-    return ""
-
-
-GROUPS = {
-    ("forward", False): FORWARD,
-    ("forward", True): FORWARD_TEAM,
-    ("backward", False): BACKWARD,
-    ("backward", True): BACKWARD_TEAM,
+PROGRAMS = {
+    Program("forward", False, "causal", SHAPES): FORWARD,
+    Program("forward", True, "causal", SHAPES): FORWARD_TEAM,
+    Program("backward", False, "causal", SHAPES): BACKWARD,
+    Program("backward", True, "causal", SHAPES): BACKWARD_TEAM,
 }
 
 
-@pytest.mark.parametrize("team", (False, True), ids=("single", "team"))
-@pytest.mark.parametrize("kernel", ("forward", "backward"))
-def test_nothing_is_found_in_the_kernels_as_they_are(kernel, team):
-    variant = program(kernel, team)
-    assert finding(variant, source_of(variant), team) == ""
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_nothing_is_found_in_the_kernels_as_they_are(program):
+    assert program.finding(program.source) == ""
 
 
 @pytest.mark.parametrize(
-    ("kernel", "team", "mutant"),
-    [
-        pytest.param(kernel, team, m, id=f"{kernel}-{'team' if team else 'single'}-{m}")
-        for (kernel, team), mutants in GROUPS.items()
-        for m in mutants
-    ],
+    ("program", "mutant"),
+    [pytest.param(p, m, id=f"{p}-{m}") for p, mutants in PROGRAMS.items() for m in mutants],
 )
-def test_every_mutant_is_found(kernel, team, mutant):
-    variant = program(kernel, team)
-    found = finding(variant, mutant.applied_to(source_of(variant)), team)
+def test_every_mutant_is_found(program, mutant):
+    found = program.finding(mutant.applied_to(program.source))
     assert bool(found) != bool(mutant.harmless), found or "nothing was found"

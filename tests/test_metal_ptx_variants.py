@@ -14,9 +14,9 @@ from software_mac.metal.ptx import resources, to_ptx
 from orchard_jit.backends.metal import groupings
 from orchard_jit.jit import recipe
 from orchard_jit.selection import select
-from orchard_jit.variant import KERNELS, Variant
+from orchard_jit.variant import Variant
 
-KERNEL_OF_PREFIX = {"": "forward", "dq_": "grad_query", "dkv_": "grad_key_value"}
+PASSES = ("forward", "backward")
 ROWS = (32, 64, 80, 96, 128, 256, 512)  # of the block table, by their largest head dim
 SHARED = re.compile(r"\.shared .* _ZZ\d+(\w+?)ILb[01]E\w*\[(\d+)\];")
 
@@ -35,12 +35,12 @@ def source(of: Variant, folder: Path) -> Path:
 
 
 def predicted(of: Variant) -> dict[str, int]:
-    """Threadgroup bytes of each kernel that has blocks."""
-    return {KERNEL_OF_PREFIX[p]: grouping.threadgroup_bytes for p, grouping in groupings(of).items()}
+    """Threadgroup bytes of each kernel."""
+    return {kernel: grouping.threadgroup_bytes for kernel, grouping in groupings(of).items()}
 
 
 def test_every_row_of_the_table_takes_the_predicted_threadgroup_memory(tmp_path: Path) -> None:
-    variants = [variant(k, d, row) for k in KERNELS for d in ("float16", "float32") for row in ROWS]
+    variants = [variant(k, d, row) for k in PASSES for d in ("float16", "float32") for row in ROWS]
     with ThreadPoolExecutor(2) as pool:
         texts = pool.map(lambda v: to_ptx(source(v, tmp_path), "tensor"), variants)
     for each, ptx in zip(variants, texts, strict=True):
@@ -60,8 +60,11 @@ def test_the_engine_reports_the_predicted_threadgroup_memory(
     expected = predicted(each)
     assert any(expected.values())
     for name, size in expected.items():
-        for width in ("wide", "narrow"):
-            assert kernels[f"{name}_{width}"].static_threadgroup_bytes == size
+        of_kernel = [
+            each for kernel, each in kernels.items() if re.fullmatch(f"{name}(_wide|_narrow)?", kernel)
+        ]
+        assert of_kernel
+        assert all(each.static_threadgroup_bytes == size for each in of_kernel)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -71,10 +74,11 @@ def test_nothing_spills(dtype: str, head_dim: int, tmp_path: Path) -> None:
     taken = resources(to_ptx(source(each, tmp_path), "tensor"))
     if taken is None:
         pytest.skip("there is no ptxas")
+    # Spills lie on the stack, and nothing else does: no array is indexed at run time.
+    assert {name: used.stack_bytes for name, used in taken.items() if used.stack_bytes} == {}
     for name, size in predicted(each).items():
-        # Spills lie on the stack, and nothing else does: no array is indexed at run time.
-        assert taken[f"{name}_wide"].stack_bytes == 0, name
-        assert taken[f"{name}_wide"].shared_bytes == size
+        if f"{name}_wide" in taken:
+            assert taken[f"{name}_wide"].shared_bytes == size
 
 
 @pytest.mark.parametrize("mode", ["exact", "tensor"])

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from orchard_jit import flash_attention
 from orchard_jit.cli import main
-from orchard_jit.commands import findings, numerics, smoke, steps, training
+from orchard_jit.commands import findings, machine, numerics, smoke, steps, training
 from orchard_jit.errors import ToolchainError
 from orchard_jit.jit.recipe import for_variant
 
@@ -166,6 +166,6 @@ def test_a_loss_that_does_not_fall_falls_short():
 
 
 def test_mps_that_is_not_there_is_one_clean_message(capsys, monkeypatch):
-    monkeypatch.setattr(smoke, "mps_fault", lambda: "no GPU")
+    monkeypatch.setattr(machine, "mps_fault", lambda: "no GPU")
     assert main(["smoke", "--device", "mps"]) == 1
     assert capsys.readouterr().err == "orchard-jit: --device mps: no GPU\n"

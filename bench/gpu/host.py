@@ -13,6 +13,7 @@ from definition import STORAGE, Array
 from software_mac.metal.cuda import CudaModule
 
 _ALL_ONES = 0xFF  # NaN in every format: what a kernel forgets to write shows
+_NUMBERS_OF_FEATURES = 3 * 4 + 1 + 8 * 8  # mask, bias, grad_bias; dropout_threshold; arrays
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,19 @@ class Shape:
         return self.batch, self.kv_heads, self.key_length, self.head_dim
 
     def params(self) -> Array:
-        """`OrchardParams`, of dense tensors."""
-        diagonal = self.key_length - self.query_length
-        sizes = (self.batch, self.heads, self.kv_heads, self.query_length, self.key_length, diagonal)
+        """`OrchardParams`, of dense tensors; causal, the last query sees all keys."""
+        sizes = (self.batch, self.heads, self.kv_heads, self.query_length, self.key_length)
+        left, right, lower_right = 0, 0, 1
         query, key = (_strides(shape) for shape in (self.queries, self.keys))
-        # query, key, value, out, grad_out, grad_query, grad_key, grad_value
-        return np.array((*sizes, *query, *key, *key, *query, *query, *query, *key, *key), np.int64)
+        lse = _strides((*self.queries[:3], 1))
+        # query, key, value, out, lse, grad_out, grad_query, grad_key, grad_value
+        strides = (*query, *key, *key, *query, *lse, *query, *query, *key, *key)
+        features = (0,) * _NUMBERS_OF_FEATURES
+        return np.array((*sizes, left, right, lower_right, *strides, *features), np.int64)
+
+    def numbers(self) -> Array:
+        """`OrchardNumbers`."""
+        return np.array((self.head_dim**-0.5, 1, *[0] * 8), np.float32)
 
 
 class Program:
@@ -57,7 +65,8 @@ class Program:
     ) -> tuple[Array, Array]:
         """Output and log-sum-exp in base 2."""
         out, lse = self._new(shape.queries), _unwritten(shape.queries[:3], np.float32)
-        self._launch("forward", shape, (query, key, value, out, lse), repeat=repeat)
+        buffers = {"query": query, "key": key, "value": value, "out": out, "lse": lse}
+        self._launch("forward", shape, buffers, repeat)
         return out, lse
 
     def backward(
@@ -68,24 +77,24 @@ class Program:
         rows = (shape.query_length + 1) // 2 * 2
         statistics = _unwritten((shape.batch, shape.heads, rows, 2), np.float32)
         grads = self._new(shape.queries), self._new(shape.keys), self._new(shape.keys)
-        self._launch("prepare", shape, (out, grad_out, lse, statistics), has_scale=False, repeat=repeat)
-        given = query, key, value, grad_out, statistics
-        self._launch("grad_query", shape, (*given, grads[0]), repeat=repeat)
-        self._launch("grad_key_value", shape, (*given, *grads[1:]), over_keys=True, repeat=repeat)
+        buffers = {
+            "query": query, "key": key, "value": value, "out": out, "lse": lse, "grad_out": grad_out,
+            "statistics": statistics, "grad": grads[0], "grad_key": grads[1], "grad_value": grads[2],
+        }  # fmt: skip
+        for kernel in ("prepare", "grad_query", "grad_key_value"):
+            self._launch(kernel, shape, buffers, repeat)
         return grads
 
-    def _launch(
-        self, kernel: str, shape: Shape, buffers: Sequence[Array], repeat: int, has_scale: bool = True,
-        over_keys: bool = False,
-    ) -> None:  # fmt: skip
+    def _launch(self, kernel: str, shape: Shape, buffers: Mapping[str, Array], repeat: int) -> None:
         how = self._kernels[kernel]
+        over_keys = kernel == "grad_key_value"
         heads, length = (shape.kv_heads, shape.key_length) if over_keys else (shape.heads, shape.query_length)
-        scale = [np.array([shape.head_dim**-0.5], np.float32)] if has_scale else []
+        given = {**buffers, "params": shape.params(), "numbers": shape.numbers()}
         times = self._module.launch(
             f"{kernel}_{self._width(shape)}",
             (-(-length // how["rows"]), heads, shape.batch),
             (how["threads"],),
-            dict(enumerate((*buffers, shape.params(), *scale))),
+            {index: given[name] for index, name in enumerate(how["buffers"])},
             repeat=repeat,
         )
         self.times[kernel] = median(times) if times else float("nan")

@@ -21,14 +21,12 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
 from software_mac.metal.ptx import MODES, resources, to_ptx
+from software_mac.metal.source import prepare
 
 from orchard_jit.backends.metal import groupings
 from orchard_jit.jit import recipe
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
-
-_KERNEL_OF_PREFIX = {"": "forward", "dq_": "grad_query", "dkv_": "grad_key_value"}
-_PREPARE = {"threads": 128, "rows": 32, "threadgroup_bytes": 0}  # no blocks of its own; as host.mm.j2 says
 
 
 def variants(head_dims: list[int], dtypes: list[str], arch: str) -> Iterator[Variant]:
@@ -42,16 +40,21 @@ def variants(head_dims: list[int], dtypes: list[str], arch: str) -> Iterator[Var
         )  # fmt: skip
 
 
-def launches(variant: Variant) -> dict[str, dict[str, int]]:
-    """Threads of a threadgroup, rows that it finishes and its memory, by kernel."""
-    kernels = {} if variant.kernel == "forward" else {"prepare": dict(_PREPARE)}
-    for prefix, grouping in groupings(variant).items():
-        kernels[_KERNEL_OF_PREFIX[prefix]] = {
+def launches(variant: Variant, source: Path) -> dict[str, dict[str, Any]]:
+    """Threads of a threadgroup, rows that it finishes, its memory and its buffers' names, by kernel."""
+    buffers = {
+        kernel.name.removesuffix("_wide"): [p.name for p in kernel.parameters if p.attribute == "buffer"]
+        for kernel in prepare(source, {}, ()).kernels
+    }
+    return {
+        kernel: {
             "threads": grouping.threads,
-            "rows": grouping.rows * (grouping.simdgroups // grouping.split),
+            "rows": grouping.finished,
             "threadgroup_bytes": grouping.threadgroup_bytes,
+            "buffers": buffers[kernel],
         }
-    return kernels
+        for kernel, grouping in groupings(variant).items()
+    }
 
 
 def translate(variant: Variant, mode: str, folder: Path, with_resources: bool) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def translate(variant: Variant, mode: str, folder: Path, with_resources: bool) -
         "ptx": f"{name}.ptx",
         "mode": mode,
         "variant": variant.to_json(),
-        "kernels": launches(variant),
+        "kernels": launches(variant, source),
         "resources": {kernel: vars(used) for kernel, used in (taken or {}).items()},
     }
 

@@ -32,6 +32,7 @@ _KERNELS: dict[str, dict[str, str | None]] = {
         "grad_key_value": "dkv_",
         "grad_bias": None,
     },
+    "decode": {"decode": "", "combine": None},
 }
 """The kernels of each pass, with the prefix of their blocks; None for those without."""
 _FEATURE_OF_KERNEL = {"grad_bias": "bias_grad"}
@@ -47,6 +48,7 @@ class Grouping:
         columns: Keys (in dK/dV: queries) that it meets at once; a multiple of 8.
         simdgroups: Simdgroups of a threadgroup.
         split: Simdgroups of a team, which share rows and hold a slice of the head dim each.
+        shares_columns: Whether the teams of a threadgroup share the columns out, and not the rows.
 
     """
 
@@ -54,6 +56,7 @@ class Grouping:
     columns: int
     simdgroups: int
     split: int
+    shares_columns: bool = False
 
     @property
     def threads(self) -> int:
@@ -63,7 +66,7 @@ class Grouping:
     @property
     def finished(self) -> int:
         """Rows that a threadgroup finishes."""
-        return self.rows * (self.simdgroups // self.split)
+        return self.rows * (1 if self.shares_columns else self.simdgroups // self.split)
 
     @property
     def threadgroup_bytes(self) -> int:
@@ -78,18 +81,24 @@ _WITHOUT_BLOCKS = {
     "prepare": Grouping(8, 8, 4, 1),
     "subtract_grad_lse": Grouping(32, 8, 4, 1),  # a thread has a row
     "grad_bias": Grouping(16, 32, 1, 1),
+    "combine": Grouping(1, 8, 4, 1, shares_columns=True),
 }
+_ROWS_OF_DECODE = 8
+"""A lane then has one row, wherever that lies in memory."""
 
 
 def groupings(variant: Variant) -> dict[str, Grouping]:
     """The groupings of a variant's kernels, in the order in which they are launched."""
-    blocks = dict(variant.blocks)
+    blocks: dict[str, int] = dict(variant.blocks)
     names = ("rows", "columns", "simdgroups", "split")
+    shares_columns = variant.kernel == "decode"
+    if shares_columns:
+        blocks["rows"] = _ROWS_OF_DECODE
     try:
         return {
             kernel: _WITHOUT_BLOCKS[kernel]
             if prefix is None
-            else Grouping(**{name: blocks[prefix + name] for name in names})
+            else Grouping(*(blocks[prefix + name] for name in names), shares_columns)
             for kernel, prefix in _KERNELS[variant.kernel].items()
             if _FEATURE_OF_KERNEL.get(kernel) in (None, *variant.features)
         }
@@ -140,6 +149,8 @@ class MetalBackend(Backend):
             )
         for kernel, grouping in groupings(variant).items():
             prefix = _KERNELS[variant.kernel][kernel]
+            if prefix is None:
+                continue
             for name, most in (("rows", 64), ("columns", 128)):
                 size = getattr(grouping, name)
                 if size % 8 or size > most:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,11 @@ NOTES = {
 """What an entry may say for people. A kernel serves calls of any length, so `length` decides nothing."""
 
 
-@dataclass(frozen=True)
 class Table:
     """The entries of one file, in order."""
 
-    entries: tuple[Mapping[str, Any], ...] = ()
+    def __init__(self, entries: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.entries = tuple(entries)
 
     @classmethod
     def read(cls, path: Path) -> Table:
@@ -70,7 +69,7 @@ class Table:
                     raise ValueError(f"entry {number}: {fault}")
         except (OSError, ValueError) as error:
             raise BlocksError(f"the block sizes in {path} can't be used: {error}") from None
-        return cls(tuple(entries))
+        return cls(entries)
 
     def write(self, path: Path) -> None:
         """Replace the file, so that whoever reads it meets the old or the new one, whole."""
@@ -99,7 +98,7 @@ class Table:
 
     def without(self, entry: Mapping[str, Any]) -> Table:
         """The table without the entry that has the same conditions and length."""
-        return Table(tuple(other for other in self.entries if _scope(other) != _scope(entry)))
+        return Table(other for other in self.entries if _scope(other) != _scope(entry))
 
 
 def fits(entry: Mapping[str, Any], variant: Variant) -> bool:
@@ -161,4 +160,4 @@ def _is_range(value: Any) -> bool:
 
 
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -79,6 +79,13 @@ def bytes_text(count: int) -> str:
     return f"{count} B"
 
 
+def milliseconds(seconds: float) -> str:
+    """As "0.0123 ms", "1.23 ms", "123 ms": three digits."""
+    value = 1e3 * seconds
+    digits = min(4, max(0, 2 - math.floor(math.log10(value)))) if value > 0 else 0
+    return f"{value:.{digits}f} ms"
+
+
 def count_text(count: int, noun: str) -> str:
     """As "1 kernel", "2 kernels", "1 library", "2 libraries"."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 import shlex
 import shutil
@@ -9,10 +10,12 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from orchard_jit import backends
+from orchard_jit.errors import OrchardError
 from orchard_jit.jit import build
 
 _TRIAL = '#include <cstdint>\nextern "C" std::int32_t trial() { return 0; }\n'
@@ -44,6 +47,22 @@ def compiler_fault(flags: Sequence[str] = ()) -> str | None:
         )
 
 
+def facts() -> dict[str, Any]:
+    """Processor, versions and date, to stand beside what was measured."""
+    import orchard_jit
+
+    return {
+        "date": datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "processor": backends.get("cpu").device(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "orchard_jit": orchard_jit.__version__,
+    }
+
+
 def ninja_version() -> str | None:
     """Version of the ninja on PATH, else of pip's, or None if there is neither."""
     command = shutil.which("ninja")
@@ -55,6 +74,18 @@ def ninja_version() -> str | None:
         command = str(Path(ninja.BIN_DIR) / "ninja")
     run = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
     return run.stdout.strip().partition(".git")[0] or None  # pip's says more than its number
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that this machine has not.
+
+    Raises:
+        OrchardError: There are no kernels for it here, and why.
+
+    """
+    fault = mps_fault() if device == "mps" else None
+    if fault is not None:
+        raise OrchardError(f"--device mps: {fault}")
 
 
 def mps_fault() -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchard_jit.commands import builds, variants
 from orchard_jit.commands.console import UsageError, count_text, live, mark, print_json
@@ -22,6 +22,7 @@ def run(
     causal: str,
     features: Sequence[str],
     score: str,
+    blocks: Mapping[str, int],
     kernel: Sequence[str],
     backend: str,
     arch: str | None,
@@ -45,6 +46,7 @@ def run(
                 head_dim_v=dim_v,
                 features=[*features, *(["causal"] if is_causal else [])],
                 score=score,
+                blocks=blocks,
             )
         )
         for dim, dim_v, name, is_causal, one_pass in itertools.product(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchard_jit.commands import variants
@@ -20,6 +20,7 @@ def run(
     causal: bool,
     features: Sequence[str],
     score: str,
+    blocks: Mapping[str, int],
     backend: str,
     arch: str | None,
     file: str | None,
@@ -37,6 +38,7 @@ def run(
             head_dim_v=head_dim_v,
             features=[*features, *(["causal"] if causal else [])],
             score=score,
+            blocks=blocks,
         )
     )
     if file is not None and file not in recipe.files:

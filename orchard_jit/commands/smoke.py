@@ -16,9 +16,8 @@ import torch
 from orchard_jit.commands.builds import quiet_progress
 from orchard_jit.commands.console import count_text, fitted, live, mark, print_json, wrapped
 from orchard_jit.commands.findings import Finding
-from orchard_jit.commands.machine import mps_fault
+from orchard_jit.commands.machine import require_device
 from orchard_jit.commands.steps import Steps
-from orchard_jit.errors import OrchardError
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "toolchain": (),
@@ -48,9 +47,7 @@ class Report:
 
 def run(*, device: str, clean: bool, as_json: bool) -> int:
     """Run all steps and tell of each as it ends. 1 if any falls short."""
-    fault = mps_fault() if device == "mps" else None
-    if fault is not None:
-        raise OrchardError(f"--device mps: {fault}")
+    require_device(device)
     if not as_json:
         threads = count_text(torch.get_num_threads(), "thread")
         print(f"orchard_jit on {device}, torch {torch.__version__}, {threads}\n")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from orchard_jit import backends
+from orchard_jit.blocks.forced import written
 from orchard_jit.commands.console import UsageError
 from orchard_jit.selection import select
 from orchard_jit.variant import DTYPES, Variant, has_feature
@@ -20,6 +21,7 @@ def chosen(
     head_dim_v: int | None,
     features: Collection[str],
     score: str,
+    blocks: Mapping[str, int],
 ) -> Variant:
     """The variant that a call with these values would use, with those of the features that the kernel has.
 
@@ -37,6 +39,7 @@ def chosen(
             head_dim_v=head_dim_v or head_dim,
             features=[feature for feature in features if has_feature(kernel, feature)],
             score=score,
+            blocks=written(kernel, blocks) if blocks else "",
         )
     except (ValueError, NotImplementedError) as error:
         raise UsageError(str(error)) from None

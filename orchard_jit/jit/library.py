@@ -11,13 +11,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from orchard_jit.blocks import shipped
 from orchard_jit.errors import CompileError, MissingVariantError, ToolchainError
 from orchard_jit.jit import build, lock, progress, roots
 from orchard_jit.jit.recipe import Recipe, platform_tag
 from orchard_jit.jit.store import Entry, Store
 from orchard_jit.variant import Variant
 
-_GUESSED_SECONDS = {"binding": 10.0, "variant": 2.0}
+_GUESSED_SECONDS = {"binding": 10.0, "variant": 2.0, "peak": 1.0}
 
 _loaded: dict[str, ctypes.CDLL] = {}
 _thread_locks: dict[str, threading.Lock] = {}
@@ -139,7 +140,10 @@ def prebuild_command(variant: Variant) -> str:
         words.append(f"--features {','.join(features)}")
     if variant.score:
         words.append(f"--score {shlex.quote(variant.score)}")
-    if variant.kernel == "decode":
-        words.append("--kernel decode")
+    own_blocks = dict(variant.blocks) != shipped(variant)
+    if own_blocks or variant.kernel == "decode":
+        words.append(f"--kernel {variant.kernel}")
+    if own_blocks:
+        words.append(f"--blocks {','.join(f'{name}={size}' for name, size in variant.blocks)}")
     words.append(f"--backend {variant.backend} --arch {variant.arch}")
     return " ".join(words)

@@ -40,7 +40,8 @@ def bar() -> Iterator[Callable[[str, float], None]]:
     def draw(title: str, share: float) -> None:
         done = round(min(max(share, 0.0), 1.0) * _BAR_WIDTH)
         line = f"{'━' * done}{'─' * (_BAR_WIDTH - done)}  {title}"
-        print(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
+        shown = line[: shutil.get_terminal_size().columns - 1]
+        print(f"\r\033[K{shown}", end="", file=sys.stderr, flush=True)
 
     _bars.set()
     try:

@@ -108,7 +108,7 @@ class ScoreMod:
         if not isinstance(other, ScoreMod):
             raise TypeError(f"then takes a ScoreMod, got {type(other).__name__}")
         composed = ScoreMod.__new__(ScoreMod)
-        spec = _composed(self.spec, other.spec)
+        spec = _compose(self.spec, other.spec)
         composed._set(spec, (*self.arrays, *other.arrays), (*self.scalars, *other.scalars))
         return composed
 
@@ -149,7 +149,21 @@ def alibi(slopes: torch.Tensor, *, lower_right: bool = True) -> ScoreMod:
     return ScoreMod(f"score - {slope} * abs({place} - kv)", slopes=slopes)
 
 
-_Kind = ArrayType | Type
+_Kind = tuple[str, int] | Type
+"""Of a tensor, dtype and rank; of a number, its type."""
+
+
+# Who traces a call to compile it keeps the results of these two, and does not look inside.
+@torch.compiler.assume_constant_result
+def _compose(first: str, second: str) -> str:
+    return _composed(first, second)
+
+
+@torch.compiler.assume_constant_result
+def _compile(
+    score: str, mask: str | None, derivative: str | None, kinds: tuple[tuple[str, _Kind], ...]
+) -> tuple[str, tuple[str, ...]]:
+    return _compiled(score, mask, derivative, kinds)
 
 
 @lru_cache(maxsize=256)
@@ -158,7 +172,7 @@ def _composed(first: str, second: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _compile(
+def _compiled(
     score: str, mask: str | None, derivative: str | None, kinds: tuple[tuple[str, _Kind], ...]
 ) -> tuple[str, tuple[str, ...]]:
     """The spec, and the names in the order of their positions: those of arrays, and those of scalars."""
@@ -166,8 +180,8 @@ def _compile(
     kind_of = dict(kinds)
     # Positions in the order of the text: that of the keyword arguments makes no difference.
     names = sorted(kind_of, key=lambda name: words.index(name) if name in words else len(words))
-    arrays = {name: kind for name in names if isinstance(kind := kind_of[name], ArrayType)}
-    scalars = {name: kind for name in names if not isinstance(kind := kind_of[name], ArrayType)}
+    arrays = {name: ArrayType(*kind) for name in names if isinstance(kind := kind_of[name], tuple)}
+    scalars = {name: kind for name in names if not isinstance(kind := kind_of[name], tuple)}
     symbols = symbols_of(arrays, scalars)
     stage = Stage.read(score, derivative, symbols)
     spec = Spec(
@@ -203,13 +217,14 @@ def _kind_of(name: str, value: object) -> _Kind:
     raise TypeError(f"{name} must be a tensor or a number, got {type(value).__name__}")
 
 
-def _array_type(name: str, tensor: torch.Tensor) -> ArrayType:
+def _array_type(name: str, tensor: torch.Tensor) -> tuple[str, int]:
     if tensor.layout is not torch.strided or tensor.numel() == 0:
         raise ValueError(f"{name} must be a dense tensor that has elements, got {tuple(tensor.shape)}")
     has_values = not tensor.is_meta and not torch.compiler.is_compiling()
     if tensor.dtype is torch.int64 and has_values and (tensor != tensor.int()).any():
         raise ValueError(f"{name} holds values beyond 32 bits, which the kernels cannot hold")
     try:
-        return ArrayType(str(tensor.dtype).removeprefix("torch."), tensor.dim())
+        array = ArrayType(str(tensor.dtype).removeprefix("torch."), tensor.dim())
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from None
+    return array.dtype, array.rank

@@ -32,7 +32,7 @@ bool decodes(const Arguments& a) {
   constexpr uint16_t features = causal | window | lengths;
   constexpr int64_t few_queries = 16, few_rows = 64, many_keys = 512;
   return (features_of(a) & ~features) == 0 && a.query.scalar_type() != at::kDouble && a.query.size(2) <= few_queries &&
-         a.query.size(1) / a.key.size(1) * a.query.size(2) <= few_rows && a.key.size(2) >= many_keys;
+         a.query.size(1) * a.query.size(2) <= few_rows * a.key.size(1) && a.key.size(2) >= many_keys;
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "exp2.h"
 #include "rows.h"
+#include "score.h"
 #include "sequence.h"
 #include "tile.h"
 #include "workers.h"
@@ -11,6 +12,17 @@ namespace orchard {
 
 constexpr Real kLog2E = 1.44269504088896340736;
 constexpr Real kInfinity = __builtin_inf();
+constexpr Real kLargest = sizeof(Real) == 4 ? __FLT_MAX__ : __DBL_MAX__;
+
+/// A natural score in base 2. What is finite stays so: the lowest number hides no key, only -inf does.
+ORCHARD_INLINE Vector in_base_2(Vector score) {
+  Vector power = score * kLog2E;
+  power = power < -kLargest ? broadcast(-kLargest) : power > kLargest ? broadcast(kLargest) : power;
+  return score - score == 0 ? power : score;
+}
+
+/// What queries are multiplied by besides the scale: expressions want natural scores, the softmax powers of two.
+constexpr Real kQueryFactor = kModifiesScore ? Real(1) : kLog2E;
 
 /// A strip is as many vectors of queries as make a good tile. Its matrices are transposed: lanes are queries.
 constexpr int kStripVectors = kRegisters == 32 ? 4 : 2;
@@ -58,6 +70,12 @@ ORCHARD_INLINE void for_each_strip(int64_t rows, Body body) {
   int64_t row = 0;
   for (; rows - row > kStrip / 2; row += kStrip) body(std::integral_constant<int, kStripVectors>{}, row);
   for (; row < rows; row += kLanes) body(std::integral_constant<int, 1>{}, row);
+}
+
+/// Queries that the strips of so many have room for.
+inline int64_t strip_rows(int64_t rows) {
+  const int64_t rest = rows % kStrip;
+  return rows - rest + (rest > kStrip / 2 ? kStrip : round_up(rest, kLanes));
 }
 
 /// Calls body(strip, row) for each single vector of the strips.

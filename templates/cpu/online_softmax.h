@@ -38,8 +38,11 @@ inline void clear(Strip<1> strip) {
 /// Scores to subtract from others: 0 where no key is seen yet and all scores are -inf.
 ORCHARD_INLINE Vector reference(Vector maximum) { return maximum == -kInfinity ? Vector{} : maximum; }
 
-/// These keys join those that the strip has met before. finish(first, tile, place) makes products the final scores of
-/// the keys from `first` on; `weigh(row, v, weight)` is what a value is multiplied by.
+/// Of a sum of weights: 0 where no key is seen.
+ORCHARD_INLINE Vector inverse(Vector sum) { return sum == 0 ? sum : 1 / sum; }
+
+/// These keys join those that the strip has met before. finish(first, tile) makes a tile of products the final scores
+/// of the keys from `first` on; weigh(weight, row, v) is what a value is multiplied by.
 template <int Width, class Finish, class Weigh>
 ORCHARD_INLINE void attend(Strip<Width> strip, Rows<const Real> keys, Rows<const Real> values, int count,
                            Rows<Real> scores, Finish finish, Weigh weigh) {

@@ -11,7 +11,7 @@ struct Space {
   Space(Arena& arena, const OrchardParams& params) {
     const int64_t queries = min<int64_t>(kBlockQ, params.query_length),
                   keys = min<int64_t>(kBlockK, params.key_length);
-    strips = arena.take<Real>(round_up(queries, kStrip) * Strip<1>::kRealsPerQuery);
+    strips = arena.take<Real>(strip_rows(queries) * Strip<1>::kRealsPerQuery);
     weights = arena.take<Real>((keys + kTallest) * kStrip);
     grad_scores = arena.take<Real>((keys + kTallest) * kStrip);
     kept = arena.take<Real>(kDropout ? (keys + kTallest) * kStrip : 0);
@@ -24,9 +24,8 @@ struct Space {
   Real *key, *value;
 };
 
-/// Calls body(row, v, grad_score) for each key's row and vector of queries, where grad_score is the gradient of the
-/// final natural score. Leaves in `weights` what values were weighted by, and in `grad_scores` what the body wants
-/// to know of an expression: its derivative. False: no query sees any of the keys.
+/// Calls body(row, v, grad_score) with the gradient of each final natural score. Leaves in `weights` what values were
+/// multiplied by, and in `grad_scores` the derivatives of an expression. False: no query sees any of the keys.
 template <int Width, class Body>
 ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, const Softmax& softmax,
                                   const Space& space, Body body) {
@@ -47,8 +46,8 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
       if (border) score = meeting.bounded(score, first + row);
       Vector weight = exp2(score - lse);
       if constexpr (kModifiesScore) {
-        weight =
-            lse == kInfinity ? Vector{} : weight;  // an expression may make anything of a query that is none
+        // An expression may make anything of a query that is none.
+        weight = lse == kInfinity ? Vector{} : weight;
         const auto at = softmax.scores.place(meeting, first + row, v);
         store(slopes[first + row] + v * kLanes, slope(softmax.scores.inputs, product, at));
       }
@@ -66,8 +65,8 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
         store(place, weight * factor);
       }
       Vector grad_score = weight * (grad_weight - load(strip.delta + v * kLanes));
-      if (hides)
-        grad_score = weight == 0 ? Vector{} : grad_score;  // whatever the value of a hidden key holds
+      // Whatever the value of a hidden key holds.
+      if (hides) grad_score = weight == 0 ? Vector{} : grad_score;
       body(first + row, v, grad_score);
     });
   });

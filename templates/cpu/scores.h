@@ -1,18 +1,13 @@
 // What happens to a score between the product of query and key and the softmax: the one place where it becomes final.
 #pragma once
 
-#include "exp2.h"
 #include "meeting.h"
 #include "plane.h"
-#include "score.h"
 
 namespace orchard {
 
 /// Whether something is added to the scores, -inf where they are hidden, which has to be brought together first.
 constexpr bool kAdds = kMask || kBias || kMasksScore;
-
-/// What queries are multiplied by besides the scale: expressions want natural scores, the softmax powers of two.
-constexpr Real kQueryFactor = kModifiesScore ? Real(1) : kLog2E;
 
 /// The scores of one head.
 struct Scores {
@@ -46,7 +41,7 @@ struct Scores {
   /// The final score in powers of two, of a row of keys and the v-th vector of queries.
   ORCHARD_INLINE Vector finish(Vector score, const Meeting& meeting, int row, int v,
                                const Real* prepared) const {
-    if constexpr (kModifiesScore) score = modify(inputs, score, place(meeting, row, v)) * kLog2E;
+    if constexpr (kModifiesScore) score = in_base_2(modify(inputs, score, place(meeting, row, v)));
     if constexpr (kAdds) {
       const Vector added = load(prepared);
       score = added == -kInfinity ? added : score + added;
@@ -62,7 +57,7 @@ struct Scores {
     for (Vector& value : added) value = Vector{};
     if constexpr (kBias) {
       load_square(bias.from(meeting.query + lane, meeting.key + first), queries, keys, added);
-      for (Vector& value : added) value *= kLog2E;
+      for (Vector& value : added) value = in_base_2(value);
     }
     if constexpr (kMask) {
       Vector shown[kLanes];

@@ -35,6 +35,7 @@ struct Range {
   int64_t first, end;
 
   bool empty() const { return end <= first; }
+  bool contains(Range other) const { return first <= other.first && other.end <= end; }
   friend Range operator&(Range a, Range b) { return {max(a.first, b.first), min(a.end, b.end)}; }
 };
 

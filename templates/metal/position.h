@@ -2,9 +2,9 @@
 
 /// What one simdgroup works on.
 struct Position {
-  int first;     // its first row
-  int from, to;  // the rows whose loops run in step: its own, or the threadgroup's where it waits for others
-  int member;    // of its team: which slice of the head dim it holds
+  int first, last;  // its rows
+  int from, to;     // the rows whose loops run in step: its own, or the threadgroup's where it waits for others
+  int member;       // of its team: which slice of the head dim it holds
   Place place;
 };
 
@@ -16,7 +16,7 @@ METAL_FUNC Position position_of(int block, uint simdgroup, uint lane, int length
   const int group = block * (simdgroups / split * rows);
   const int first = group + int(simdgroup) / split * rows;
   const int from = split == 1 ? first : group;
-  return Position{first, from, min(from + height, length), int(simdgroup) % split, place_of(lane)};
+  return Position{first, first + rows - 1, from, min(from + height, length), int(simdgroup) % split, place_of(lane)};
 }
 
 /// Columns that each of `split` simdgroups holds.

@@ -1,0 +1,88 @@
+"""How much a processor or GPU can compute at all, measured: what a kernel's speed is a share of."""
+
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from orchard_jit import backends
+from orchard_jit.jit import library
+from orchard_jit.jit.recipe import Recipe, platform_tag
+from orchard_jit.jit.render import Rendering
+from orchard_jit.selection import select
+from orchard_jit.timing import Stopwatch
+
+_SECONDS = 0.02
+_TRIALS = 10
+_MATRIX = 2048
+_VECTOR_REGISTERS = {"x86-64-v4": 32, "arm64": 32}
+_OTHER_REGISTERS = 16
+_FACTORS = 4
+"""Registers that hold no chain: the factor, the addend, and two to spare."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Floating-point operations a second, and how they were counted."""
+
+    flops: float
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.flops / 1e9:.0f} GFLOP/s, {self.method}"
+
+
+def measure(device: str, dtype: str, threads: int) -> Peak:
+    """The most of some trials.
+
+    Raises:
+        OrchardError: The kernel that measures it can't be built.
+
+    """
+    return _of_gpu(dtype) if device == "mps" else _of_cpu(dtype, threads)
+
+
+def _of_cpu(dtype: str, threads: int) -> Peak:
+    """Kernels compute in float32 where inputs have 16 bits, so that is the peak of those too."""
+    real = "double" if dtype == "float64" else "float"
+    function = library.load(_recipe(real)).orchard_peak
+    function.argtypes, function.restype = (ctypes.c_double,), ctypes.c_double
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        trials = [sum(pool.map(function, [_SECONDS] * threads)) for _ in range(_TRIALS)]
+    name = "float64" if real == "double" else "float32"
+    return Peak(max(trials), f"by {name} multiply-adds in registers")
+
+
+def _of_gpu(dtype: str) -> Peak:
+    a, b = (torch.ones(_MATRIX, _MATRIX, dtype=getattr(torch, dtype), device="mps") for _ in range(2))
+    stopwatch = Stopwatch("mps")
+    repeats = stopwatch.repeats([lambda: a @ b], _SECONDS)
+    fastest = min(stopwatch.seconds(lambda: a @ b, repeats) for _ in range(_TRIALS))
+    return Peak(2 * _MATRIX**3 / fastest, f"by PyTorch's {dtype} product of {_MATRIX} x {_MATRIX} matrices")
+
+
+def _recipe(real: str) -> Recipe:
+    backend = backends.get("cpu")
+    # What is compiled for this machine is compiled as this.
+    variant = select(backend="cpu", kernel="forward", dtype="float32", head_dim=64, head_dim_v=64)
+    machine = backend.machine(variant)
+    files = Rendering(
+        "bench/peak.cpp.j2",
+        real=real,
+        machine=machine,
+        chains=_VECTOR_REGISTERS.get(variant.arch, _OTHER_REGISTERS) - _FACTORS,
+        **backend.context(variant),
+    )
+    return Recipe(
+        title=f"peak of {variant.arch} in {real}",
+        spec={"peak": {"arch": variant.arch, "real": real}},
+        shelf=platform_tag(machine),
+        origin=files.origin,
+        files=files,
+        sources=tuple(files),
+        compile_flags=backend.compile_flags(variant),
+        link_flags=(),
+    )
