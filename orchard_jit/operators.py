@@ -126,10 +126,9 @@ def _first_variants(*arguments: Any) -> list[Variant]:
     given: dict[str, Any] = dict(
         zip((name.partition("=")[0] for _, name in _ARGUMENTS), arguments, strict=False)
     )
-    query, value, bias, sinks = arguments[0], arguments[2], given.get("bias"), given.get("sinks")
-    right, left = given.get("right"), given.get("left")
-    if query.shape[-2] <= 16 and arguments[1].shape[-2] >= 512:
-        return []  # perhaps a decode, which only the operator knows
+    query, value = arguments[0], arguments[2]
+    bias: Any = given.get("bias")
+    sinks, right, left = given.get("sinks"), given.get("right"), given.get("left")
     has_bias = bias is not None
     features = {
         "window": left is not None,
@@ -147,6 +146,8 @@ def _first_variants(*arguments: Any) -> list[Variant]:
     ):
         kernels["backward"] = {**features, "bias_grad": has_bias and bias.requires_grad}
     try:
+        if query.shape[-2] <= 16 and arguments[1].shape[-2] >= 512:
+            return []  # perhaps a decode, which only the operator knows
         return [
             select(
                 backend=BACKEND_OF_DEVICE[query.device.type],

@@ -13,6 +13,7 @@ from software_mac.metal import DispatchError, Status
 HEAD_DIM, HEAD_DIM_V = 20, 12
 SINGLE = {"rows": 16, "columns": 16, "simdgroups": 2, "split": 1}
 TEAM = {"rows": 8, "columns": 16, "simdgroups": 4, "split": 2}
+PREFIXES = {"forward": ("",), "backward": ("dq_", "dkv_"), "decode": ("",)}
 
 FINDINGS = {
     Status.RACE,
@@ -58,8 +59,8 @@ class Program:
 
     @property
     def _variant(self):
-        prefixes = ("",) if self.kernel == "forward" else ("dq_", "dkv_")
-        blocks = {p + name: size for p in prefixes for name, size in (TEAM if self.team else SINGLE).items()}
+        sizes = TEAM if self.team else SINGLE
+        blocks = {prefix + name: size for prefix in PREFIXES[self.kernel] for name, size in sizes.items()}
         return select(
             self.kernel, torch.float32, HEAD_DIM, HEAD_DIM_V, features=self.features.split(), blocks=blocks
         )

@@ -13,8 +13,9 @@ import reference
 import torch
 
 import orchard_jit
-from orchard_jit import ScoreMod
+from orchard_jit import ScoreMod, call
 from orchard_jit.attention import draw_seed
+from orchard_jit.flash_attn import packed
 
 TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 BATCH, HEADS, KV_HEADS, QUERIES, KEYS = 2, 4, 2, 37, 70
@@ -238,7 +239,7 @@ def test_packed_sequences(device, options):
         theirs["window"] = options["window"]
     leaves = [x.to(device).requires_grad_() for x in (q, k, v)]
     torch.manual_seed(2)
-    out, _ = orchard_jit.flash_attn.packed_attention(
+    arguments = packed(
         *(leaf.transpose(0, 1) for leaf in leaves),
         query_offsets=offsets[0].to(device),
         key_offsets=offsets[1].to(device),
@@ -246,6 +247,7 @@ def test_packed_sequences(device, options):
         longest_key=max(key_lengths),
         options={"alignment": "lower_right", **options},
     )
+    out = call.forward(arguments)[0][0]
     out = out.transpose(0, 1)
     grad_out = torch.randn(out.shape)
     grads = torch.autograd.grad(out, leaves, grad_out.to(device))
@@ -281,6 +283,47 @@ def test_packed_sequences(device, options):
                 grad[rows].transpose(0, 1)[None],
                 wanted[what],
                 8e-6,
-                1e-4,
+                size,
                 f"gradient of {what} of sequence {n}",
             )
+
+
+DECODED = [
+    {},
+    {"causal": True},
+    {"window": (600, 0)},
+    {"sinks": True},
+    {"key_lengths": True},
+    {"score_mod": True},
+]
+DECODED += [{"causal": True, "window": (700, 0), "sinks": True, "key_lengths": True, "score_mod": True}]
+
+
+@pytest.mark.parametrize("queries", (1, 5))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("options", DECODED, ids=str)
+def test_few_queries_and_many_keys(device, options, dtype, queries):
+    """The kernel for decoding, by the sizes: the keys are split, and what shares them is read together."""
+    options, theirs = dict(options), {"alignment": "lower_right"}
+    q = torch.randn(2, 8, queries, 32).to(dtype).to(device)
+    k, v = (torch.randn(2, 2, 900, 32).to(dtype).to(device) for _ in range(2))
+    if options.get("sinks"):
+        theirs["sinks"] = torch.randn(8)
+        options["sinks"] = theirs["sinks"].to(device)
+    if options.get("key_lengths"):
+        theirs["key_lengths"] = torch.tensor([777, 3], dtype=torch.int32)
+        options["key_lengths"] = theirs["key_lengths"].to(device)
+    if options.get("score_mod"):
+        slope = torch.rand(8)
+        options["score_mod"] = ScoreMod("score + slope[h] * (kv - q) / 100", slope=slope.to(device))
+        theirs["score"] = lambda s, b, h, i, j: s + slope.double()[h] * (j - i) / 100
+    if options.get("causal"):
+        theirs["causal"] = "lower_right"
+    if options.get("window"):
+        theirs["window"] = options["window"]
+    options["alignment"] = "lower_right"
+    assert orchard_jit.explain(q, k, v, **options).forward.kernel == "decode"
+    out, lse = orchard_jit.flash_attention(q, k, v, **options, return_lse=True)
+    expected = reference.result(q, k, v, torch.ones_like(out), **theirs)
+    close(out, expected.out, TOLERANCE[dtype], 0, "out")
+    torch.testing.assert_close(lse.cpu().double(), expected.lse, rtol=1e-5, atol=2e-5)

@@ -86,6 +86,24 @@ def test_features(kernel, features, head_dim, dtype, flavour):
     check(kernel, dtype, head_dim, names, flavour, shapes)
 
 
+@pytest.mark.parametrize(
+    ("features", "head_dim", "dtype", "flavour"),
+    (
+        ("", 64, torch.float32, "narrow"),
+        ("causal lengths", 40, torch.float16, "wide"),
+        ("window sinks", 160, torch.bfloat16, "narrow"),
+        ("score causal", 264, torch.float16, "wide"),
+    ),
+)
+def test_decode(features, head_dim, dtype, flavour):
+    """One tile of queries and several; keys for all parts, and fewer than that."""
+    shapes = (
+        Shape(3, 600, heads=4, kv_heads=1, left=200, right=4),
+        Shape(5, 300, batch=2, heads=2, kv_heads=1, left=90, key_lengths=(30, 0)),
+    )
+    check("decode", dtype, head_dim, features.split(), flavour, shapes)
+
+
 @pytest.mark.parametrize("head_dim", (40, 128))
 @pytest.mark.parametrize("kernel", ("forward", "backward"))
 def test_bfloat16_where_matrices_cannot_hold_it(kernel, head_dim):

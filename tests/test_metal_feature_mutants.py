@@ -15,6 +15,13 @@ SHAPES = (
     Shape(33, 60, left=6, right=50, key_lengths=(60,), lower_right=False),
 )
 
+# Packed rows of several heads, in one tile and more; windows that end inside of blocks and parts.
+DECODE_SHAPES = (
+    Shape(3, 383, heads=4, kv_heads=2, batch=2, left=2**32 - 40, right=3),
+    Shape(5, 170, heads=4, kv_heads=2, left=61, right=-4),
+    Shape(2, 90, left=20, right=-100, lower_right=False),
+)
+
 M = Mutant
 MORE_WORK = "only work: hide takes what it adds"
 
@@ -160,6 +167,41 @@ SCORE = [
     M("nobody hidden", "seen = seen && visible(scores.inputs, scores.at(query, key));", ""),
 ]  # fmt: skip
 
+DECODE = [
+    M("rows that do not exist", "min(first + place.row, packing.count - 1)", "(first + place.row)"),
+    M("softmaxes of rows that do not exist", " && first + place.row < packing.count", ""),
+    M("sums of rows that do not exist", "packing.count - first, head_dim_v", "8, head_dim_v"),
+    M("softmaxes by all lanes of a row", "place.column == 0 && first", "first"),
+    M("softmaxes by all of a team", "my.member == 0 && place.column == 0 && first",
+      "place.column == 0 && first"),
+    M("one head for all rows", "packing.heads + row / sequence.queries.length, i", "packing.heads, i"),
+    M("one query for all rows", "i = row % sequence.queries.length", "i = 0"),
+    M("a row of another lane", "rows.data + row * rows.stride", "rows.data"),
+    M("the keys of the first query alone", "0, sequence.queries.length, int(simdgroup)",
+      "0, 1, int(simdgroup)"),
+    M("bounds of the first query alone", "{0, sequence.queries.length - 1, 0,", "{0, 0, 0,"),
+    M("a part in two", "% packing.shares * teams + int(simdgroup) / split", "% packing.shares * teams"),
+    M("a part left out", "packing.parts() - 1) / packing.parts() * columns",
+      "packing.parts() - 1) / (packing.parts() + 1) * columns"),
+    M("a block left out", "(max(0, span.end - span.begin) + columns - 1) / columns",
+      "max(0, span.end - span.begin) / columns"),
+    M("blocks beyond the keys", "const bool seen = j < span.end;", "const bool seen = true;",
+      harmless="only work: hide takes what it adds"),
+    M("teams that end apart", "if (seen) mma_ABt(s, q, keys.from(j));",
+      "if (!seen) continue;\n    mma_ABt(s, q, keys.from(j));"),
+    M("scores not summed", "team.sum(s);", ""),
+    M("partial sums in one place", "* padded_dim + my.member * width", "* padded_dim"),
+    M("sums in parts", "row_sum(softmax.sum)", "softmax.sum"),
+    M("parts not weighed", "fast::exp2(softmaxes[p].x - shift) * partials", "partials"),
+    M("sums not weighed", "softmaxes[p].y * fast::exp2(softmaxes[p].x - shift)", "softmaxes[p].y"),
+    M("one part less", "p < parts; ++p) largest", "p < parts - 1; ++p) largest",
+      harmless="any shift will do"),
+    M("one sum less", "p < parts; ++p) sum", "p < parts - 1; ++p) sum"),
+    M("the combined shift of -inf", "largest == -INFINITY ? 0 : largest;  //", "largest;  //"),
+    M("nothing divided by 0", "sum == 0 ? 0 : 1 / sum", "1 / sum"),
+    M("the log-sum-exp by all threads", "if (thread_in_group.x == 0) ", ""),
+]  # fmt: skip
+
 PROGRAMS = {
     Program("forward", False, "window sinks", SHAPES): WINDOW,
     Program("backward", False, "varlen causal", SHAPES[:1]): VARLEN,
@@ -171,6 +213,7 @@ PROGRAMS = {
     Program("forward", False, "bias", SHAPES): BIAS,
     Program("backward", False, "bias bias_grad", SHAPES): BIAS_GRADIENT,
     Program("backward", False, "score bias_f32 bias_grad", SHAPES): SCORE,
+    Program("decode", True, "window", DECODE_SHAPES): DECODE,
 }
 
 

@@ -16,7 +16,7 @@ from orchard_jit.jit import recipe
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
 
-PASSES = ("forward", "backward")
+PASSES = ("forward", "backward", "decode")
 ROWS = (32, 64, 80, 96, 128, 256, 512)  # of the block table, by their largest head dim
 SHARED = re.compile(r"\.shared .* _ZZ\d+(\w+?)ILb[01]E\w*\[(\d+)\];")
 

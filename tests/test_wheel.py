@@ -42,7 +42,8 @@ def test_the_wheel_holds_every_template_and_no_tests(unpacked):
         p.relative_to(ROOT / "templates") for p in (ROOT / "templates").rglob("*") if p.is_file()
     }
     assert {p.name for p in unpacked.iterdir() if p.suffix != ".dist-info"} == {"orchard_jit"}
-    assert {p.name for p in (unpacked / "orchard_jit" / "blocks").glob("*.json")} == {"cpu.json", "metal.json"}
+    tables = (unpacked / "orchard_jit" / "blocks").glob("*.json")
+    assert {p.name for p in tables} == {"cpu.json", "metal.json"}
 
 
 def test_the_wheel_works_without_the_checkout(unpacked, tmp_path):
