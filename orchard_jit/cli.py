@@ -121,8 +121,8 @@ def _add_doctor(verbs: Any) -> None:
         "doctor",
         doctor.run,
         "find out why something does not work",
-        "Check Python, PyTorch, compiler, ninja, cache, prebuilt folders, environment variables, processor, "
-        "MPS and the operators; say the fix of whatever is wrong. Nothing is changed.",
+        "Check Python, PyTorch, compiler, ninja, cache, prebuilt folders, block sizes, environment "
+        "variables, processor, MPS and the operators; say the fix of whatever is wrong. Nothing is changed.",
         "orchard-jit doctor",
     )
     _add_json(verb)

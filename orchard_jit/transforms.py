@@ -31,6 +31,10 @@ Samples = tuple[tuple[torch.Tensor, ...], tuple[int | None, ...]]
 
 def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
     """`operators.forward` below transforms of torch.func."""
+    if torch.compiler.is_compiling():
+        # Dynamo traces no autograd function below vmap, and leaves differentiating to who compiles its graph.
+        out, lse = operators.forward(*arguments)
+        return out, lse
     arguments = _as_under_autocast(arguments)
     # Autograd finds tensors only outside of lists.
     out, lse = Attention.apply(*arguments._replace(arrays=None), *(arguments.arrays or ()))

@@ -105,6 +105,8 @@ def test_version(capsys):
             ("render", "--kernel", "forward", "--dtype", "float32", "--head-dim", "64", "--file", "x.h"),
             "variant.h",
         ),
+        (("prebuild", "--head-dim", "64", "--blocks", "q=many"), "as in q=64,k=32"),
+        (("prebuild", "--head-dim", "64", "--blocks", "rows=8"), "no block rows; they have k, q"),
         (("clear", "--json"), "--yes"),
         (("show",), "KEY_OR_NAME"),
     ],
@@ -167,6 +169,14 @@ def test_the_printed_prebuild_command_works_verbatim(
     listed = printed_json(capsys, *arguments, "--dry-run")
     assert missing.key in [library["key"] for library in listed]
     assert not any(library["cached"] for library in listed)
+
+
+def test_the_printed_command_names_block_sizes_that_are_not_shipped(capsys):
+    variant = select(backend="cpu", kernel="backward", dtype="float32", head_dim=64, head_dim_v=64)
+    wanted = variant.with_blocks({"q": 64, "k": 32})
+    _, *arguments = shlex.split(library.prebuild_command(wanted))
+    (listed,) = printed_json(capsys, *arguments, "--kernels-only", "--dry-run")
+    assert listed["key"] == recipe.for_variant(wanted).key
 
 
 def test_the_printed_command_for_the_operators_works_verbatim(capsys):
@@ -311,6 +321,8 @@ def test_doctor_finds_this_machine_good(capsys):
         ("prebuilt", {"ORCHARD_JIT_PREBUILT_DIRS": "/no/such/folder"}, "warning", "/no/such/folder"),
         ("variables", {"ORCHARD_JIT_CACHEDIR": "x"}, "warning", "did you mean ORCHARD_JIT_CACHE_DIR"),
         ("variables", {"ORCHARD_JIT_QUIET": "1"}, "ok", "ORCHARD_JIT_QUIET=1"),
+        ("blocks", {}, "ok", "shipped"),
+        ("blocks", {"ORCHARD_JIT_BLOCKS": "/no/such/file"}, "problem", "/no/such/file"),
         ("cache", {}, "ok", "0 libraries"),
         ("cache", {"ORCHARD_JIT_CACHE_DIR": "/dev/null"}, "problem", "not a folder"),
     ],
@@ -321,6 +333,17 @@ def test_doctor_says_the_fix(check, environment, state, words, empty_cache, monk
     answer = getattr(checks, check)()
     assert answer.state == state
     assert words in f"{answer.found} {answer.fix}"
+
+
+def test_doctor_reports_a_damaged_file_of_tuned_blocks(tmp_path, capsys, monkeypatch):
+    tuned = tmp_path / "tuned.json"
+    tuned.write_text("{")
+    monkeypatch.setenv("ORCHARD_JIT_TUNED", str(tuned))
+    answers = {answer["name"]: answer for answer in printed_json(capsys, "doctor", code=1)}
+    assert answers["blocks"]["state"] == answers["compiler"]["state"] == "problem"
+    assert str(tuned) in answers["blocks"]["found"]
+    tuned.write_text('{"format": 1, "entries": [{"blocks": {"q": 64}}]}')
+    assert "1 tuned kernel in" in checks.blocks().found
 
 
 def test_doctor_reports_a_cache_that_others_may_write(empty_cache, capsys):

@@ -17,8 +17,9 @@ SHAPES = (
 
 # Packed rows of several heads, in one tile and more; windows that end inside of blocks and parts.
 DECODE_SHAPES = (
-    Shape(3, 383, heads=4, kv_heads=2, batch=2, left=2**32 - 40, right=3),
-    Shape(5, 170, heads=4, kv_heads=2, left=61, right=-4),
+    Shape(3, 300, heads=4, kv_heads=2, batch=2, left=2**32 - 40, right=3),
+    Shape(1, 320, left=2**32 - 40),
+    Shape(5, 170, left=61, right=-1),
     Shape(2, 90, left=20, right=-100, lower_right=False),
 )
 
@@ -35,8 +36,7 @@ WINDOW = [
     M("keys begin too late", "max(0, position.from - band.before)",
       "max(0, position.from - band.before + 8)"),
     M("keys begin at 0", "max(0, position.from - band.before) / 8 * 8", "0", harmless=MORE_WORK),
-    M("sees all, one too early", "position.first + rows - 1 - band.before",
-      "position.first + rows - 2 - band.before"),
+    M("sees all, one too early", "position.last - band.before", "position.last - 1 - band.before"),
     M("the sink has no weight", "place.column == 0 ? 1 : 0", "0"),
     M("the sink counts four times", "place.column == 0 ? 1 : 0", "1"),
     M("the sink in another base", "sinks[head] * M_LOG2E_F", "sinks[head]"),

@@ -288,6 +288,23 @@ def test_transforms_under_autocast(device):
     assert reference.error(gradient, expected) < 0.02
 
 
+def test_vmap_is_compiled_without_graph_breaks():
+    torch._dynamo.reset()
+
+    def transform(f):
+        def gradients(*inputs):
+            leaves = [x.detach().requires_grad_() for x in inputs]
+            attention = vmap(f, (0, None, 0))
+            if f is flash_attention:
+                attention = torch.compile(attention, fullgraph=True, backend="aot_eager")
+            out = attention(*leaves)
+            return out.detach(), *torch.autograd.grad(out.square().sum(), leaves)
+
+        return gradients
+
+    check(transform, "cpu", torch.randn(SAMPLES, *Q), torch.randn(K), torch.randn(SAMPLES, *K))
+
+
 def test_no_samples():
     q, k, v = stacked(Q, K, K, size=0)
     assert vmap(flash_attention)(q, k, v).shape == (0, *Q)

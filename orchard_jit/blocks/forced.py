@@ -107,7 +107,7 @@ def applied(text: str, variant: Variant, sizes: Sizes) -> dict[str, int]:
         known = {name for kernel in KERNELS for name in _names(variant.backend, kernel)}
         if foreign := sorted(_all_sizes(layer).keys() - known - {*TILES}):
             raise ValueError(
-                f"specialize: kernels of the {variant.backend} backend have no block {', '.join(foreign)}; "
+                f"kernels of the {variant.backend} backend have no block {', '.join(foreign)}; "
                 f"they have {', '.join(sorted(known))}"
             )
         result |= _of_kernel(layer, variant.backend, variant.kernel, sizes)
@@ -151,21 +151,31 @@ def _names(backend: str, kernel: str) -> tuple[str, ...]:
 def _check(layer: Mapping[str, Any]) -> None:
     """Refuse what no kernel has, and what fits none that has it."""
     for kernels, given in _scopes(layer):
-        accepted = {
-            *TILES,
-            *(name for kernel in kernels for backend in BACKENDS for name in _names(backend, kernel)),
-        }
-        for name, size in given.items():
-            if name not in accepted:
-                raise TypeError(
-                    f"specialize: no {' or '.join(kernels)} kernel has a block {name!r}; "
-                    f"accepted are {', '.join(sorted(accepted))}"
-                )
-            if type(size) is not int or size < 1:
-                raise ValueError(f"specialize: {name} must be a positive integer, got {size!r}")
-    faults = {backend: fault for backend in BACKENDS if (fault := _misfit(layer, backend)) is not None}
-    if faults and not any(fault == "" for fault in faults.values()):
-        raise ValueError(f"specialize: {'; '.join(f'{name}: {fault}' for name, fault in faults.items())}")
+        _check_names(kernels, given)
+        faults = [
+            (backend, _fault_of(backend, kernel, _of_kernel(layer, backend, kernel, names)))
+            for backend in BACKENDS
+            for kernel in kernels
+            if _of_kernel(given, backend, kernel, names := _names(backend, kernel))
+        ]
+        if faults and all(fault for _, fault in faults):
+            first = dict(reversed(faults))  # one of each backend is enough
+            raise ValueError(f"specialize: {'; '.join(f'{name}: {first[name]}' for name in sorted(first))}")
+
+
+def _check_names(kernels: Sequence[str], given: Sizes) -> None:
+    accepted = {
+        *TILES,
+        *(name for kernel in kernels for backend in BACKENDS for name in _names(backend, kernel)),
+    }
+    for name, size in given.items():
+        if name not in accepted:
+            raise TypeError(
+                f"specialize: no {' or '.join(kernels)} kernel has a block {name!r}; "
+                f"accepted are {', '.join(sorted(accepted))}"
+            )
+        if type(size) is not int or size < 1:
+            raise ValueError(f"specialize: {name} must be a positive integer, got {size!r}")
 
 
 def _scopes(layer: Mapping[str, Any]) -> Iterator[tuple[Sequence[str], Sizes]]:
@@ -173,16 +183,6 @@ def _scopes(layer: Mapping[str, Any]) -> Iterator[tuple[Sequence[str], Sizes]]:
     yield KERNELS, {name: size for name, size in layer.items() if name not in KERNELS}
     for kernel in KERNELS:
         yield (kernel,), layer.get(kernel, {})
-
-
-def _misfit(layer: Mapping[str, Any], backend: str) -> str | None:
-    """Why a layer fits no head dim of a backend's kernels; empty if it does, None if it concerns none."""
-    faults = [
-        _fault_of(backend, kernel, forced)
-        for kernel in KERNELS
-        if (forced := _of_kernel(layer, backend, kernel, _names(backend, kernel)))
-    ]
-    return next(filter(None, faults), "") if faults else None
 
 
 def _fault_of(backend: str, kernel: str, forced: Sizes) -> str:

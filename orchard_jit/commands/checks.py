@@ -18,9 +18,11 @@ import torch
 
 from orchard_jit import backends, binding
 from orchard_jit.backends.metal import FAMILIES
+from orchard_jit.blocks import tuned_path, tuned_table
+from orchard_jit.blocks.table import Table
 from orchard_jit.commands.console import bytes_text, count_text
 from orchard_jit.commands.machine import compiler_fault, mps_fault, ninja_version
-from orchard_jit.errors import ToolchainError
+from orchard_jit.errors import BlocksError, ToolchainError
 from orchard_jit.jit import build, library, roots
 from orchard_jit.jit.recipe import for_binding, for_variant, platform_tag
 from orchard_jit.jit.store import Entry
@@ -145,6 +147,19 @@ def cache() -> Answer:
     if free < _LEAST_SPACE:
         return Answer("warning", f"{place}, which is little", f"free some, or {another}")
     return Answer("ok", f"{place}, owner {_owner(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):o}")
+
+
+def blocks() -> Answer:
+    """Files of block sizes beside the shipped ones."""
+    path, own = tuned_path(), os.environ.get("ORCHARD_JIT_BLOCKS")
+    try:
+        tuned = len(tuned_table().entries)
+        if own:
+            Table.read(Path(own))
+    except BlocksError as error:
+        return Answer("problem", str(error), "correct it, or remove it: `orchard-jit tune` writes another")
+    found = f"{count_text(tuned, 'tuned kernel')} in {path}" if tuned else "shipped"
+    return Answer("ok", f"{found}, and those of {own}" if own else found)
 
 
 def prebuilt() -> Answer:

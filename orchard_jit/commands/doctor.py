@@ -7,7 +7,7 @@ from collections.abc import Callable
 from orchard_jit.commands import checks
 from orchard_jit.commands.checks import Answer
 from orchard_jit.commands.console import count_text, mark, print_json, wrapped
-from orchard_jit.errors import CacheError
+from orchard_jit.errors import BlocksError, CacheError
 
 CHECKS: dict[str, Callable[[], Answer]] = {
     "Python": checks.python,
@@ -17,6 +17,7 @@ CHECKS: dict[str, Callable[[], Answer]] = {
     "ninja": checks.ninja,
     "cache": checks.cache,
     "prebuilt": checks.prebuilt,
+    "blocks": checks.blocks,
     "variables": checks.variables,
     "MPS": checks.mps,
     "operators": checks.operators,
@@ -33,6 +34,8 @@ def run(*, as_json: bool) -> int:
             answers[name] = check()
         except CacheError as error:
             answers[name] = Answer("problem", "the cache can't be used", str(error))
+        except BlocksError as error:
+            answers[name] = Answer("problem", "kernels can't be chosen", str(error))
         if not as_json:
             _print(name, answers[name])
     states = [answer.state for answer in answers.values()]

@@ -60,9 +60,11 @@ def tune(
         raise ValueError(f"passes must be of {', '.join(PASSES)}; got {', '.join(map(repr, unknown))}")
     blocks.tuned_table()  # one that can't be used is an error before the work, not after it
     arguments = resolve(query, key, value, **options)
+    binding.load()  # seconds where the operators are not compiled yet, which is no part of tuning
     deadline = time.monotonic() + budget
     results = []
-    with progress.bar() as draw:
+    plain = torch.autocast(query.device.type, enabled=False)  # a kernel is tuned for the dtype that is given
+    with torch.enable_grad(), plain, progress.bar() as draw:
         for number, name in enumerate(passes):
             seconds = (deadline - time.monotonic()) / (len(passes) - number)
             results.append(Trial(name, arguments, seconds, draw).result())

@@ -90,7 +90,7 @@ def built(
         try:
             for future in as_completed(futures):
                 outcomes[futures[future]] = future.result()
-                tell(len(outcomes))
+                tell(sum(outcome is True for outcome in outcomes.values()))
         except BaseException:  # Ctrl-C: what is being compiled is waited for, nothing else is begun
             pool.shutdown(cancel_futures=True)
             raise
