@@ -47,8 +47,8 @@ class Variant:
         head_dim: Last dimension of query and key, 1 to 512.
         head_dim_v: Last dimension of value and of the output, 1 to 512.
         features: What is compiled in beyond plain attention, sorted; see `FEATURES`.
-        score: The user's expressions over scores, as `orchard_jit.score` writes them down; empty for none.
         blocks: Block sizes by name, sorted; what they mean is the kernel's.
+        score: The user's expressions over scores, as `orchard_jit.score` writes them down; empty for none.
 
     Raises:
         ValueError: A field is not one of the values above; the message names it.
@@ -62,8 +62,8 @@ class Variant:
     head_dim: int
     head_dim_v: int
     features: tuple[str, ...] = ()
-    score: str = ""
     blocks: tuple[tuple[str, int], ...] = ()
+    score: str = ""
 
     def __post_init__(self) -> None:
         _require("backend", self.backend, BACKENDS)
