@@ -110,7 +110,7 @@ PACKED = {
         ),
         ({"causal": "upper_left", "alignment": "lower_right"}, ValueError, "contradict"),
         ({"softcap": -1.0}, ValueError, "cap must be positive, got -1.0"),
-        ({"alibi_slopes": torch.ones(1, 2, 3)}, ValueError, r"slopes must be \(heads\) or \(batch, heads\)"),
+        ({"alibi_slopes": torch.ones(1, 2, 3)}, ValueError, r"alibi_slopes must be \(heads\), here \(2,\)"),
         ({"sinks": torch.ones(3)}, ValueError, r"sinks must have shape \[2\], got \[3\]"),
         ({"dropout_p": 1.5}, ValueError, "dropout must be 0 to 1, got 1.5"),
         ({"key_lengths": torch.tensor([3])}, TypeError, "key_lengths must be Int, got Long"),

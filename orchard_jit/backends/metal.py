@@ -89,16 +89,19 @@ _ROWS_OF_DECODE = 8
 
 def groupings(variant: Variant) -> dict[str, Grouping]:
     """The groupings of a variant's kernels, in the order in which they are launched."""
-    blocks: dict[str, int] = dict(variant.blocks)
-    names = ("rows", "columns", "simdgroups", "split")
+    blocks = dict(variant.blocks)
     shares_columns = variant.kernel == "decode"
     if shares_columns:
         blocks["rows"] = _ROWS_OF_DECODE
+
+    def chosen(prefix: str) -> Grouping:
+        names = (prefix + name for name in ("rows", "columns", "simdgroups", "split"))
+        rows, columns, simdgroups, split = (blocks[name] for name in names)
+        return Grouping(rows, columns, simdgroups, split, shares_columns)
+
     try:
         return {
-            kernel: _WITHOUT_BLOCKS[kernel]
-            if prefix is None
-            else Grouping(*(blocks[prefix + name] for name in names), shares_columns)
+            kernel: _WITHOUT_BLOCKS[kernel] if prefix is None else chosen(prefix)
             for kernel, prefix in _KERNELS[variant.kernel].items()
             if _FEATURE_OF_KERNEL.get(kernel) in (None, *variant.features)
         }
