@@ -202,7 +202,6 @@ def test_arguments_have_the_order_of_flash_attn(function):
         ({"alibi_slopes": torch.rand(1, 1, HEADS)}, ValueError, r"alibi_slopes must be .*got \(1, 1, 4\)"),
         ({"alibi_slopes": torch.rand(HEADS, requires_grad=True)}, NotImplementedError, "requires a gradient"),
     ],
-    ids=str,
 )
 def test_flash_attn_func_refuses(options, error, message):
     with pytest.raises(error, match=message):

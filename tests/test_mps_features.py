@@ -56,10 +56,17 @@ def packed():
     )  # fmt: skip
 
 
-CASES = {case.__name__: case for case in (masked, short, packed)}
-# Of both passes: tensors that are returned, the backward's scratch too, and what clones are made of.
-RETURNED = {"masked": (2, 6), "short": (2, 5), "packed": (2, 5)}
-CLONES = {"masked": (10, 14), "short": (7, 12), "packed": (8, 11)}
+def few():
+    """Few queries and many keys, whose forward has partial results."""
+    tensors = (odd((BATCH, HEADS, length, HEAD_DIM)) for length in (2, 520, 520))
+    lengths = torch.tensor([520, 300], dtype=torch.int32, device="mps")
+    return Arguments(*tensors, key_lengths=lengths, sinks=torch.randn(HEADS, device="mps"))
+
+
+CASES = {case.__name__: case for case in (masked, short, packed, few)}
+# Of both passes: tensors that are returned, or scratch; and what clones are made of.
+RETURNED = {"masked": (2, 6), "short": (2, 5), "packed": (2, 5), "few": (3, 5)}
+CLONES = {"masked": (10, 14), "short": (7, 12), "packed": (8, 11), "few": (7, 10)}
 
 
 def results(name):

@@ -170,7 +170,8 @@ def test_blocks_that_do_not_fit_are_refused_when_they_are_chosen(
     with pytest.raises(ValueError, match=re.escape(words)):
         backends.get("metal").check(variant.with_blocks({**dict(variant.blocks), **blocks}))
     file = tmp_path / "blocks.json"
-    file.write_text(json.dumps({variant.name: blocks}))
+    entry = {"backend": "metal", "kernel": kernel, "head_dim": [128, 128], "blocks": blocks}
+    file.write_text(json.dumps({"format": 1, "entries": [entry]}))
     monkeypatch.setenv("ORCHARD_JIT_BLOCKS", str(file))
     with pytest.raises(ValueError, match=re.escape(words)):
         selected(kernel)
@@ -234,7 +235,7 @@ def test_doctor_says_the_fix(check, environment, state, words, empty_cache, monk
 def test_doctor_on_a_mac_without_mps(version, available, words, monkeypatch):
     monkeypatch.setattr(platform, "mac_ver", lambda: (version, ("", "", ""), "arm64"))
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    monkeypatch.setattr(metal, "_chip_name", lambda: "Apple M3")
+    monkeypatch.setattr(metal, "chip_name", lambda: "Apple M3")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: available)
     answer = checks.mps()
     assert answer.state == "warning"

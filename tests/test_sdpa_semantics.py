@@ -84,10 +84,10 @@ def filled(shape, dtype, generator, draw, keys=-1):
     if dtype == torch.bool:
         return ~hidden
     nothing = draw(st.sampled_from((-math.inf, -1e4, torch.finfo(dtype).min)))
-    if math.isfinite(nothing):
-        hidden[..., :1] = (
-            False  # beside nothing else they are numbers as all, with few digits left for the scores
-        )
+    if math.isfinite(
+        nothing
+    ):  # beside nothing else it is a number as all, with few digits left for the scores
+        hidden.narrow(keys, 0, min(1, shape[keys])).fill_(False)
     numbers = torch.randn(shape, dtype=torch.float64, generator=generator)
     return numbers.to(dtype).masked_fill(hidden, nothing)
 
