@@ -103,7 +103,7 @@ def flash_attention(
         score_mod: A function of your own of each score, and a mask; see `ScoreMod`.
         sinks: (H): a logit of each head that takes weight and gives no value. Differentiable.
         dropout_p: The probability that a weight is dropped; the others are divided by 1 - dropout_p. Follows
-            `torch.manual_seed` by one number drawn from the device's generator; nothing is stored.
+            `torch.manual_seed`, by one number drawn from the CPU's generator; nothing is stored.
         key_lengths: int32 (B): how many of the keys exist in each batch, as in a cache.
         scale: Factor of the scores, 1 / sqrt(D) by default.
         return_lse: Also return the log-sum-exp of each row's scores, which is differentiable too.
@@ -267,9 +267,12 @@ def bounds(causal: Causal, window: Window | None) -> tuple[int | None, int | Non
 
 
 def draw_seed(device: torch.device) -> torch.Tensor:
-    """A key for the random bits of one call, from the device's generator, which on MPS draws 32 bits."""
-    high, low = torch.randint(2**31 - 1, (2, 1), dtype=torch.int64, device=device).unbind()
-    return high << 31 | low
+    """A key for the random bits of one call.
+
+    It comes from the CPU's generator on every device: activation checkpointing restores that one alone
+    for MPS, and must drop the same weights when it computes again.
+    """
+    return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64).to(device)
 
 
 def _require_alignment(name: str, given: object, others: str) -> None:

@@ -1,5 +1,6 @@
 """What all tests share: one cache of compiled kernels, which outlives the session."""
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ os.environ.setdefault("ORCHARD_JIT_CACHE_DIR", str(ROOT / ".pytest_cache" / "ker
 # Block sizes that somebody has tuned on this machine must not decide what is tested.
 os.environ["ORCHARD_JIT_TUNED"] = str(ROOT / ".pytest_cache" / "no-tuned-blocks.json")
 Path(os.environ["ORCHARD_JIT_CACHE_DIR"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+# Compiled graphs call the operators by the schema that they were traced with.
+_SCHEMA = hashlib.sha256((ROOT / "orchard_jit" / "operators.py").read_bytes()).hexdigest()[:12]
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(ROOT / ".pytest_cache" / f"inductor-{_SCHEMA}")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores; before torch reads it
 

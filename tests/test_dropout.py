@@ -146,11 +146,11 @@ def test_without_dropout_the_generator_is_left_alone(device):
     assert torch.equal(torch.rand(1, device=device), before)
 
 
-def test_seeds_fill_62_bits(device):
+def test_seeds_fill_64_bits(device):
     seeds = torch.stack([draw_seed(torch.device(device)) for _ in range(64)]).cpu()
     assert seeds.shape == (64, 1)
     assert seeds.unique().numel() == 64
-    assert all(0 < ((seeds >> bit) & 1).sum() < 64 for bit in range(62))
+    assert all(0 < ((seeds >> bit) & 1).sum() < 64 for bit in range(64))
 
 
 def test_gradients_are_those_of_what_was_kept(device):

@@ -85,7 +85,7 @@ OrchardCall describe(const Arguments& a, const Tensor& out, const Tensor& lse) {
   p.key = strides(a.key, packed);
   p.value = strides(a.value, packed);
   p.out = strides(out, packed);
-  p.lse = {packed ? 0 : lse.stride(0), lse.stride(1), 1};
+  p.lse = {packed ? 0 : lse.size(1) * lse.size(2), lse.size(2), 1};  // not its strides: those of 1 row may be anything
   if (a.mask) p.mask = plane(*a.mask);
   if (a.bias) p.bias = plane(*a.bias);
   constexpr double words = 4294967296.0;  // what 32 random bits can be
