@@ -67,7 +67,8 @@ def compile_library(path: Path, output: Path | None = None, checked: bool = Fals
         module, _ = _check(source, folder, checked, fast_math)
         with _workspace(folder) as work:
             program = _optimise(flatten(module, checked), Path(work), checked)
-            objects = [_assemble(number_sites(program, str(clang.INCLUDE)), Path(work)), *_engine(folder)]
+            numbered = number_sites(program, str(clang.INCLUDE))
+            objects = [_assemble(numbered, Path(work), checked), *_engine(folder)]
             _publish(_link(objects, Path(work)), library)
     if output is None:
         return library
@@ -129,15 +130,16 @@ def _with_kernel(source: PreparedSource, diagnostic: Diagnostic) -> Diagnostic:
 def _optimise(program: str, work: Path, checked: bool) -> str:
     flat, out = work / "flat.ll", work / "optimised.ll"
     flat.write_text(program)
-    flags = [*clang.host_target(), "-O2", *(_CHECKED_OPTIMISER if checked else ())]
+    flags = [*clang.host_target(), *(("-O1", *_CHECKED_OPTIMISER) if checked else ("-O2",))]
     clang.run("clang", [*flags, "-x", "ir", "-S", "-emit-llvm", "-Wno-everything", str(flat), "-o", str(out)])
     return out.read_text()
 
 
-def _assemble(program: str, work: Path) -> Path:
+def _assemble(program: str, work: Path, checked: bool) -> Path:
     numbered, out = work / "numbered.ll", work / "program.o"
     numbered.write_text(program)
-    flags = [*clang.host_target(), "-O2", "-Xclang", "-disable-llvm-passes", "-fPIC", "-Wno-everything"]
+    level = "-O0" if checked else "-O2"  # checked kernels run a few small shapes: compiling them is what takes time
+    flags = [*clang.host_target(), level, "-Xclang", "-disable-llvm-passes", "-fPIC", "-Wno-everything"]
     clang.run("clang", [*flags, "-x", "ir", "-c", str(numbered), "-o", str(out)])
     return out
 

@@ -148,6 +148,7 @@ int run(const software_metal_kernel& kernel, const software_metal_launch& launch
   }
   if (statistics) fill(*statistics);
   the_memory.end_dispatch();
+  the_threadgroup.end_dispatch();
   return text.status;
 }
 

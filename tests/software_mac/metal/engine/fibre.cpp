@@ -83,7 +83,7 @@ constexpr unsigned return_word = 11;  // x30
 
 void fibre_stacks::reserve(unsigned count) {
   if (count <= count_) return;
-  if (base_) munmap(base_, count_ * stack_bytes);
+  release();
   void* mapping = mmap(nullptr, count * stack_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) {
@@ -93,6 +93,12 @@ void fibre_stacks::reserve(unsigned count) {
   base_ = static_cast<char*>(mapping);
   count_ = count;
   for (unsigned i = 0; i < count; ++i) mprotect(base_ + i * stack_bytes, guard_bytes, PROT_NONE);
+}
+
+void fibre_stacks::release() {
+  if (base_) munmap(base_, count_ * stack_bytes);
+  base_ = nullptr;
+  count_ = 0;
 }
 
 void* fibre_stacks::start(unsigned index, void (*body)()) {

@@ -12,6 +12,8 @@ extern "C" void msl_switch(void** save, void* load);
 class fibre_stacks {
  public:
   void reserve(unsigned count);
+  // Gives the mapping back: a process that runs hundreds of libraries would run out of mappings.
+  void release();
   // The saved stack pointer of a fibre that will start in body, which must not return.
   void* start(unsigned index, void (*body)());
   bool contains(const void* address) const { return address >= base_ && address < base_ + count_ * stack_bytes; }

@@ -42,6 +42,7 @@ class threadgroup_run {
  public:
   // Runs entry in every lane. Returns when all lanes have returned, or when one of them has failed.
   void run(void (*entry)(), uint3 extent, uint64_t seed);
+  void end_dispatch() { stacks_.release(); }
 
   void* exchange(const void* value, unsigned size, int site);
   void simdgroup_barrier(unsigned flags, int site);
