@@ -1,5 +1,7 @@
 """Flash attention for PyTorch on Apple Silicon and on the CPU, compiled at the first call."""
 
+from typing import TYPE_CHECKING
+
 from orchard_jit.attention import flash_attention
 from orchard_jit.blocks.forced import specialize
 from orchard_jit.dropout import keep_mask
@@ -20,9 +22,11 @@ from orchard_jit.flash_attn import (
     flash_attn_varlen_func,
     flash_attn_with_kvcache,
 )
-from orchard_jit.score import ScoreMod
 from orchard_jit.sdpa import scaled_dot_product_attention
 from orchard_jit.tuning import tune
+
+if TYPE_CHECKING:
+    from orchard_jit.score import ScoreMod
 
 __version__ = "0.1.0"
 
@@ -48,3 +52,12 @@ __all__ = [
     "specialize",
     "tune",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`ScoreMod` when somebody asks for it: a plain call need not import its parser."""
+    if name != "ScoreMod":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from orchard_jit.score import ScoreMod
+
+    return ScoreMod

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypedDict, overload
+from functools import reduce
+from typing import TYPE_CHECKING, Literal, TypedDict, overload
 
 import torch
 from typing_extensions import Unpack
 
-from orchard_jit import call, score
+from orchard_jit import call
 from orchard_jit.call import Arguments
-from orchard_jit.score import ScoreMod
+
+if TYPE_CHECKING:
+    from orchard_jit.score import ScoreMod
 
 Alignment = Literal["upper_left", "lower_right"]
 Causal = bool | Alignment
@@ -120,45 +123,25 @@ def flash_attention(
         OrchardError: A kernel is missing and can't be compiled; see `orchard_jit.errors`.
 
     """
+    options: Options = {
+        "causal": causal,
+        "window": window,
+        "alignment": alignment,
+        "mask": mask,
+        "bias": bias,
+        "softcap": softcap,
+        "alibi_slopes": alibi_slopes,
+        "score_mod": score_mod,
+        "sinks": sinks,
+        "dropout_p": dropout_p,
+        "key_lengths": key_lengths,
+        "scale": scale,
+    }
     if query.is_nested or key.is_nested or value.is_nested:
         from orchard_jit import nested
 
-        return nested.attention(
-            query,
-            key,
-            value,
-            causal=causal,
-            window=window,
-            alignment=alignment,
-            mask=mask,
-            bias=bias,
-            softcap=softcap,
-            alibi_slopes=alibi_slopes,
-            score_mod=score_mod,
-            sinks=sinks,
-            dropout_p=dropout_p,
-            key_lengths=key_lengths,
-            scale=scale,
-            return_lse=return_lse,
-        )
-    arguments = resolve(
-        query,
-        key,
-        value,
-        causal=causal,
-        window=window,
-        alignment=alignment,
-        mask=mask,
-        bias=bias,
-        softcap=softcap,
-        alibi_slopes=alibi_slopes,
-        score_mod=score_mod,
-        sinks=sinks,
-        dropout_p=dropout_p,
-        key_lengths=key_lengths,
-        scale=scale,
-    )
-    out, lse = call.forward(arguments)
+        return nested.attention(query, key, value, return_lse=return_lse, **options)
+    out, lse = call.forward(resolve(query, key, value, **options))
     if query.dim() != 4:
         out = out.view(*query.shape[:-1], value.shape[-1])
     return (out, lse.view(query.shape[:-1]) * _LN_2) if return_lse else out
@@ -219,18 +202,15 @@ def resolve(
     )
     if softcap is None and alibi_slopes is None and score_mod is None:
         return arguments
-    return call.with_score(arguments, *score_functions(softcap, alibi_slopes, score_mod, lower_right))
+    from orchard_jit import score  # a plain call need not import it
 
-
-def score_functions(
-    softcap: float | None, alibi_slopes: torch.Tensor | None, score_mod: ScoreMod | None, lower_right: bool
-) -> tuple[ScoreMod | None, ...]:
-    """In the order in which they are applied."""
-    return (
+    mods = (
         None if softcap is None else score.softcap(softcap),
         None if alibi_slopes is None else score.alibi(alibi_slopes, lower_right=lower_right),
         score_mod,
     )
+    mod = reduce(score.ScoreMod.then, [mod for mod in mods if mod is not None])
+    return arguments._replace(arrays=mod.arrays, scalars=mod.scalars, score=mod.spec)
 
 
 def aligned_lower_right(causal: Causal, alignment: Alignment | None, same: bool, lengths: str) -> bool:

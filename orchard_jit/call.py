@@ -10,7 +10,6 @@ import torch
 from orchard_jit import operators
 from orchard_jit.binding import cause
 from orchard_jit.blocks.forced import current
-from orchard_jit.score import ScoreMod
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
 
@@ -43,17 +42,6 @@ class Arguments(NamedTuple):
 
 _COMMON = 7
 _RARE_DEFAULTS = tuple(Arguments._field_defaults.values())[_COMMON - 3 :]
-
-
-def with_score(arguments: Arguments, *mods: ScoreMod | None) -> Arguments:
-    """The call with these score functions, the first one applied first."""
-    given = [mod for mod in mods if mod is not None]
-    if not given:
-        return arguments
-    mod = given[0]
-    for following in given[1:]:
-        mod = mod.then(following)
-    return arguments._replace(arrays=mod.arrays, scalars=mod.scalars, score=mod.spec)
 
 
 def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
