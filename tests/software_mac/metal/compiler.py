@@ -138,7 +138,7 @@ def _optimise(program: str, work: Path, checked: bool) -> str:
 def _assemble(program: str, work: Path, checked: bool) -> Path:
     numbered, out = work / "numbered.ll", work / "program.o"
     numbered.write_text(program)
-    level = "-O0" if checked else "-O2"  # checked kernels run a few small shapes: compiling them is what takes time
+    level = "-O0" if checked else "-O2"  # checked kernels run small shapes: compiling takes the time
     flags = [*clang.host_target(), level, "-Xclang", "-disable-llvm-passes", "-fPIC", "-Wno-everything"]
     clang.run("clang", [*flags, "-x", "ir", "-c", str(numbered), "-o", str(out)])
     return out
