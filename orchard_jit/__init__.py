@@ -1,32 +1,38 @@
-"""Flash attention for PyTorch on Apple Silicon and on the CPU, compiled at the first call."""
+"""Flash attention for PyTorch on Apple Silicon and on the CPU, compiled at the first call.
 
+The operators are registered by the import, as a saved graph wants them. A function is imported when it
+is first asked for: a plain call needs no parser of score functions, and `orchard-jit doctor` runs
+where PyTorch does not.
+"""
+
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from orchard_jit.attention import flash_attention
-from orchard_jit.blocks.forced import specialize
-from orchard_jit.dropout import keep_mask
-from orchard_jit.errors import (
-    BlocksError,
-    CacheError,
-    CompileError,
-    MissingVariantError,
-    OrchardError,
-    ToolchainError,
-)
-from orchard_jit.explain import Explanation, explain
-from orchard_jit.flash_attn import (
-    flash_attn_func,
-    flash_attn_fwd,
-    flash_attn_kvpacked_func,
-    flash_attn_qkvpacked_func,
-    flash_attn_varlen_func,
-    flash_attn_with_kvcache,
-)
-from orchard_jit.sdpa import scaled_dot_product_attention
-from orchard_jit.tuning import tune
-
 if TYPE_CHECKING:
+    from orchard_jit.attention import flash_attention
+    from orchard_jit.blocks.forced import specialize
+    from orchard_jit.dropout import keep_mask
+    from orchard_jit.errors import (
+        BlocksError,
+        CacheError,
+        CompileError,
+        MissingVariantError,
+        OrchardError,
+        ToolchainError,
+    )
+    from orchard_jit.explanation import Explanation, explain
+    from orchard_jit.flash_attn import (
+        flash_attn_func,
+        flash_attn_fwd,
+        flash_attn_kvpacked_func,
+        flash_attn_qkvpacked_func,
+        flash_attn_varlen_func,
+        flash_attn_with_kvcache,
+    )
     from orchard_jit.score import ScoreMod
+    from orchard_jit.sdpa import scaled_dot_product_attention
+    from orchard_jit.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -53,11 +59,30 @@ __all__ = [
     "tune",
 ]
 
+_HOMES = {
+    "attention": ["flash_attention"],
+    "blocks.forced": ["specialize"],
+    "dropout": ["keep_mask"],
+    "errors": [name for name in __all__ if name.endswith("Error")],
+    "explanation": ["Explanation", "explain"],
+    "flash_attn": [name for name in __all__ if name.startswith("flash_attn_")],
+    "score": ["ScoreMod"],
+    "sdpa": ["scaled_dot_product_attention"],
+    "tuning": ["tune"],
+}
+"""By module, the names that it holds. No module may have the name of one of them."""
+
+with suppress(ImportError, OSError):  # a missing or broken PyTorch: whatever needs it will say so
+    import_module("orchard_jit.operators")
+
 
 def __getattr__(name: str) -> object:
-    """`ScoreMod` when somebody asks for it: a plain call need not import its parser."""
-    if name != "ScoreMod":
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from orchard_jit.score import ScoreMod
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
 
-    return ScoreMod
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

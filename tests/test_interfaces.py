@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pkgutil
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -86,3 +88,12 @@ def test_true_means_either_alignment_of_equal_lengths():
 def test_public_names():
     for name in orchard_jit.__all__:
         assert getattr(orchard_jit, name).__doc__, name
+
+
+def test_every_public_name_is_there_whatever_was_imported_before():
+    modules = {name for _, name, _ in pkgutil.walk_packages(orchard_jit.__path__)}
+    assert not modules & set(orchard_jit.__all__)  # such a module, once imported, would hide the name
+    assert all(getattr(orchard_jit, name) is not None for name in orchard_jit.__all__)
+    assert set(orchard_jit.__all__) <= set(dir(orchard_jit))
+    with pytest.raises(AttributeError, match="no attribute 'flash_atention'"):
+        _ = orchard_jit.flash_atention

@@ -6,6 +6,7 @@ allocate their outputs. "ratio" is the median of the rounds' ratios, "best" comp
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -18,14 +19,22 @@ from typing import Any
 
 import torch
 
-from orchard_jit.commands import clones, plots
+from orchard_jit.commands import clones, plots, values
 from orchard_jit.commands.builds import quiet_progress
-from orchard_jit.commands.calls import PASSES, Call
+from orchard_jit.commands.calls import MASKS, PASSES, Call
 from orchard_jit.commands.console import UsageError, live, mark, milliseconds, print_json
 from orchard_jit.commands.machine import facts, require_device
 from orchard_jit.commands.peak import Peak, measure
 from orchard_jit.errors import OrchardError
 from orchard_jit.timing import Pair
+from orchard_jit.variant import DTYPES
+
+DESCRIPTION = (
+    "Forward and backward over a grid of calls, ours and PyTorch's in turn, with their ratio and our "
+    "share of the peak, which is measured too. On mps also against the CPU, and against the mode that "
+    "clones tensors."
+)
+EXAMPLE = "orchard-jit bench --head-dim 64 --length 512,2048 --dtype float32"
 
 _CAUSAL = {"yes": (True,), "no": (False,), "both": (False, True)}
 _HEADINGS = f"{'dtype':8} {'D':>3} {'length':>6}  {'mask':6} {'threads':>7}  {'pass':8}"
@@ -55,6 +64,63 @@ class Measurement:
     share: float | None
     cpu: Pair | None
     clone: float | None
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    verb.add_argument("--device", choices=("cpu", "mps"), default="cpu", help="where to run (default: cpu)")
+    verb.add_argument(
+        "--head-dim",
+        type=values.some(values.head_dim),
+        default=[32, 64, 128],
+        metavar="D[,D]",
+        help="(default: 32,64,128)",
+    )
+    verb.add_argument(
+        "--length",
+        type=values.some(values.positive),
+        default=[128, 512, 2048],
+        metavar="S[,S]",
+        help="of queries and keys (default: 128,512,2048)",
+    )
+    verb.add_argument(
+        "--dtype",
+        type=values.one_of(DTYPES),
+        default=["float32", "bfloat16", "float16"],
+        metavar="T[,T]",
+        help=f"{', '.join(DTYPES)} (default: all but float64)",
+    )
+    verb.add_argument("--causal", choices=("yes", "no", "both"), default="both", help="(default: both)")
+    verb.add_argument(
+        "--mask",
+        type=values.one_of(MASKS),
+        default=["none"],
+        metavar="M[,M]",
+        help=f"{', '.join(MASKS)} (default: none)",
+    )
+    verb.add_argument("--batch", type=values.positive, default=1, metavar="B", help="(default: 1)")
+    verb.add_argument("--heads", type=values.positive, default=8, metavar="H", help="(default: 8)")
+    verb.add_argument("--kv-heads", type=values.positive, metavar="H", help="(default: as many as heads)")
+    verb.add_argument(
+        "--threads",
+        type=values.some(values.positive),
+        metavar="N[,N]",
+        help="of the CPU (default: as many as PyTorch takes)",
+    )
+    which = verb.add_mutually_exclusive_group()
+    which.add_argument("--forward", action="store_true", help="the forward alone")
+    which.add_argument("--backward", action="store_true", help="the backward alone")
+    verb.add_argument(
+        "--rounds",
+        type=values.positive,
+        default=7,
+        metavar="N",
+        help="timings of each (default: %(default)s)",
+    )
+    verb.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios; needs matplotlib")
+    verb.add_argument(
+        "--json", type=Path, metavar="FILE", dest="json_file", help="also write JSON; - prints it alone"
+    )
 
 
 def run(

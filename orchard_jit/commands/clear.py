@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
+from orchard_jit.commands import options
 from orchard_jit.commands.console import SHOWN_DIGITS, UsageError, bytes_text, count_text, fitted, print_json
 from orchard_jit.jit import roots
 from orchard_jit.jit.store import Entry, Store
+
+DESCRIPTION = (
+    "Remove every library from the cache, after a question. Prebuilt folders are left alone, and programs "
+    "that run now are not disturbed."
+)
+EXAMPLE = "orchard-jit clear --dry-run"
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    verb.add_argument("--yes", action="store_true", help="ask nothing")
+    verb.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    options.add_json(verb)
 
 
 def run(*, yes: bool, dry_run: bool, as_json: bool) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
-from orchard_jit.commands import checks
+from orchard_jit.commands import checks, options
 from orchard_jit.commands.checks import Answer
 from orchard_jit.commands.console import count_text, mark, print_json, wrapped
 from orchard_jit.errors import BlocksError, CacheError
+
+DESCRIPTION = (
+    "Check Python, PyTorch, compiler, ninja, cache, prebuilt folders, block sizes, environment variables, "
+    "processor, MPS and the operators; say the fix of whatever is wrong. Nothing is changed."
+)
+EXAMPLE = "orchard-jit doctor"
 
 CHECKS: dict[str, Callable[[], Answer]] = {
     "Python": checks.python,
@@ -24,6 +31,11 @@ CHECKS: dict[str, Callable[[], Answer]] = {
 }
 
 _NAME_WIDTH = max(map(len, CHECKS))
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    options.add_json(verb)
 
 
 def run(*, as_json: bool) -> int:

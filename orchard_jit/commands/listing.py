@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from datetime import datetime, timezone
 from itertools import groupby
 
+from orchard_jit.commands import options
 from orchard_jit.commands.console import SHOWN_DIGITS, bytes_text, columns, count_text, fitted, print_json
 from orchard_jit.jit import roots
 from orchard_jit.jit.store import Entry
+
+DESCRIPTION = (
+    "Every library in the cache and in the prebuilt folders: key, size, age, seconds that it took, name."
+)
+EXAMPLE = "orchard-jit list"
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    options.add_json(verb)
 
 
 def run(*, as_json: bool) -> int:

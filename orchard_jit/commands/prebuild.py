@@ -2,16 +2,77 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import os
 import time
 from collections.abc import Mapping, Sequence
 
-from orchard_jit.commands import builds, variants
+from orchard_jit.commands import builds, options, values, variants
 from orchard_jit.commands.console import UsageError, count_text, live, mark, print_json
 from orchard_jit.jit import library, roots
 from orchard_jit.jit.recipe import Recipe, for_binding, for_variant
+from orchard_jit.variant import DTYPES, KERNELS
+
+DESCRIPTION = (
+    "Compile the operators and every combination of the given values that is not in the cache yet. The "
+    "cache folder can then be copied to machines without a compiler; name it there in "
+    "ORCHARD_JIT_PREBUILT_DIRS."
+)
+EXAMPLE = "orchard-jit prebuild --head-dim 64,128 --dtype bfloat16,float32 --causal yes"
 
 _CAUSAL = {"yes": (True,), "no": (False,), "both": (False, True)}
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    verb.add_argument(
+        "--head-dim",
+        type=values.some(values.head_dim),
+        default=[],
+        metavar="D[,D]",
+        help="head dim of query and key",
+    )
+    verb.add_argument(
+        "--head-dim-v",
+        type=values.some(values.head_dim),
+        default=[],
+        metavar="D[,D]",
+        help="head dim of value (default: the same)",
+    )
+    verb.add_argument(
+        "--dtype",
+        type=values.one_of(DTYPES),
+        default=[],
+        metavar="T[,T]",
+        help=f"{', '.join(DTYPES)} (default: all)",
+    )
+    verb.add_argument(
+        "--causal", choices=("yes", "no", "both"), default="both", help="with a causal mask (default: both)"
+    )
+    verb.add_argument(
+        "--kernel",
+        type=values.one_of(KERNELS),
+        default=["forward", "backward"],
+        metavar="K[,K]",
+        help=f"{', '.join(KERNELS)} (default: forward and backward)",
+    )
+    options.add_features(verb)
+    options.add_target(verb)
+    which = verb.add_mutually_exclusive_group()
+    which.add_argument(
+        "--operators", action="store_true", help="the operators, and nothing else without --head-dim"
+    )
+    which.add_argument("--kernels-only", action="store_true", help="leave the operators out")
+    verb.add_argument(
+        "--jobs",
+        type=values.positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="how many to compile at a time (default: %(default)s)",
+    )
+    verb.add_argument("--dry-run", action="store_true", help="list, compile nothing")
+    options.add_json(verb)
 
 
 def run(

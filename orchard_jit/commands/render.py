@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchard_jit.commands import variants
+from orchard_jit.commands import options, values, variants
 from orchard_jit.commands.console import UsageError, bytes_text, count_text, print_json
 from orchard_jit.jit.recipe import Recipe, for_variant, write_files
+from orchard_jit.variant import DTYPES, KERNELS
+
+DESCRIPTION = "Print the sources of one kernel as the compiler would get them."
+EXAMPLE = "orchard-jit render --kernel forward --dtype float32 --head-dim 64 --file variant.h"
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    verb.add_argument("--kernel", choices=KERNELS, required=True, help="which pass")
+    verb.add_argument("--dtype", choices=DTYPES, required=True, metavar="T", help=", ".join(DTYPES))
+    verb.add_argument(
+        "--head-dim", type=values.head_dim, required=True, metavar="D", help="head dim of query and key"
+    )
+    verb.add_argument(
+        "--head-dim-v", type=values.head_dim, metavar="D", help="head dim of value (default: the same)"
+    )
+    verb.add_argument("--causal", action="store_true", help="with a causal mask")
+    options.add_features(verb)
+    options.add_target(verb)
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument("--file", metavar="NAME", help="only this file")
+    where.add_argument(
+        "--out", type=Path, metavar="DIR", help="write the files there, print the key and the flags"
+    )
+    options.add_json(verb)
 
 
 def run(

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 from datetime import datetime
 
+from orchard_jit.commands import options
 from orchard_jit.commands.console import bytes_text, columns, print_json
 from orchard_jit.errors import CacheError
 from orchard_jit.jit import roots
 from orchard_jit.jit.store import Entry
+
+DESCRIPTION = (
+    "The manifest of one library: what it is, its flags, compiler and files, and whether it is whole."
+)
+EXAMPLE = "orchard-jit show 6476ef"
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    verb.add_argument("entry", metavar="KEY_OR_NAME", help="the beginning of its key, or its name")
+    options.add_json(verb)
 
 
 def run(*, entry: str, as_json: bool) -> int:

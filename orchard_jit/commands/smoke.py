@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -13,11 +14,19 @@ from dataclasses import dataclass
 
 import torch
 
+from orchard_jit.commands import options
 from orchard_jit.commands.builds import quiet_progress
 from orchard_jit.commands.console import count_text, fitted, live, mark, print_json, wrapped
 from orchard_jit.commands.findings import Finding
 from orchard_jit.commands.machine import require_device
 from orchard_jit.commands.steps import Steps
+
+DESCRIPTION = (
+    "Toolchain, render, build, load, numerics, gradients, training: each a line with its time. Outputs "
+    "and gradients are compared with attention in float64 and with PyTorch, and a small GPT is trained "
+    "with both attentions side by side."
+)
+EXAMPLE = "orchard-jit smoke --clean"
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "toolchain": (),
@@ -43,6 +52,13 @@ class Report:
     state: str
     seconds: float
     finding: Finding
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    verb.add_argument("--device", choices=("cpu", "mps"), default="cpu", help="where to run (default: cpu)")
+    verb.add_argument("--clean", action="store_true", help="compile everything anew, into a temporary cache")
+    options.add_json(verb)
 
 
 def run(*, device: str, clean: bool, as_json: bool) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from orchard_jit.commands import plots
+from orchard_jit.commands import options, plots, values
 from orchard_jit.commands.console import (
     UsageError,
     columns,
@@ -19,8 +20,43 @@ from orchard_jit.commands.console import (
     wrapped,
 )
 from orchard_jit.commands.machine import require_device
-from orchard_jit.tuning import tune
+from orchard_jit.tuning import PASSES, tune
 from orchard_jit.tuning.result import Rejection, Result, Timing, Tuning, sizes_text
+from orchard_jit.variant import DTYPES
+
+DESCRIPTION = (
+    "Compile the kernels of a call in other block sizes, check their results, time them in turn, and keep "
+    "the best for this model of processor or GPU, if it gains more than the noise."
+)
+EXAMPLE = "orchard-jit tune --shape 1,8,1024,1024,64 --dtype float32 --causal --budget 60s"
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Declare the parameters of `run`."""
+    verb.add_argument(
+        "--shape",
+        type=values.shape,
+        required=True,
+        metavar="B,H,Sq,Sk,D",
+        help="batch, heads, queries, keys, head dim",
+    )
+    verb.add_argument("--dtype", choices=DTYPES, default="float32", metavar="T", help="(default: float32)")
+    verb.add_argument("--kv-heads", type=values.positive, metavar="H", help="(default: as many as heads)")
+    verb.add_argument("--causal", action="store_true", help="with a causal mask")
+    verb.add_argument("--device", choices=("cpu", "mps"), default="cpu", help="where to run (default: cpu)")
+    verb.add_argument(
+        "--kernel",
+        type=values.one_of(PASSES),
+        default=list(PASSES),
+        metavar="K[,K]",
+        help=f"{', '.join(PASSES)} (default: both)",
+    )
+    verb.add_argument(
+        "--budget", type=values.seconds, default=60.0, metavar="TIME", help="for everything (default: 60s)"
+    )
+    verb.add_argument("--dry-run", action="store_true", help="keep nothing")
+    verb.add_argument("--plot", type=Path, metavar="FILE", help="draw the times; needs matplotlib")
+    options.add_json(verb)
 
 
 def run(
