@@ -108,7 +108,8 @@ def test_without_a_compiler_for_the_peak_there_is_no_share(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "words"), [("bfloat16", "by float32 multiply-adds"), ("float64", "by float64")]
+    ("dtype", "words"),
+    [("float16", "by multiply-adds of float32"), ("float64", "by multiply-adds of float64")],
 )
 def test_the_peak_is_measured(dtype, words):
     peak = measure("cpu", dtype, 1)

@@ -16,7 +16,7 @@ from orchard_jit.selection import select
 
 from .test_conformance import check, tensors
 
-LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
+LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16")
 
 
 def available():

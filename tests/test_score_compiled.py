@@ -14,7 +14,7 @@ from score_expressions import VALUES, World
 from orchard_jit.backends.cpu import CpuBackend
 from orchard_jit.score import ScoreMod, alibi, softcap
 
-LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
+LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16")
 BATCH = 16
 """Expressions of one compilation."""
 

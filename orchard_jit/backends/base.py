@@ -22,6 +22,10 @@ class Backend(ABC):
     def arch(self) -> str:
         """The instruction set or GPU family of this machine."""
 
+    def kernel_arch(self, arch: str, dtype: str) -> str:
+        """The least demanding arch with the same kernels for a dtype."""
+        return arch
+
     @abstractmethod
     def device(self) -> str:
         """The model of this machine's processor or GPU, as its maker calls it."""

@@ -11,8 +11,12 @@ from orchard_jit.backends.base import Backend
 from orchard_jit.backends.chip import chip_name
 from orchard_jit.variant import DTYPES, Variant
 
-_VECTOR_BYTES = {"x86-64-v4": 64, "x86-64-v3": 32, "x86-64": 16, "arm64": 16}
+_OF_PAIRS = "x86-64-v4-bf16"
+"""AVX-512 with an instruction that multiplies pairs of bfloat16 and adds them up in float32."""
+
+_VECTOR_BYTES = {_OF_PAIRS: 64, "x86-64-v4": 64, "x86-64-v3": 32, "x86-64": 16, "arm64": 16}
 _MACHINE_FLAGS = {
+    _OF_PAIRS: ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
     "x86-64-v4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
     "x86-64-v3": ("-march=x86-64-v3",),
     "x86-64": ("-march=x86-64",),
@@ -37,10 +41,15 @@ class CpuBackend(Backend):
         if machine in ("x86_64", "amd64"):
             import torch  # PyTorch already knows what this processor and its operating system can do
 
-            return _X86_LEVELS.get(torch.backends.cpu.get_cpu_capability(), "x86-64")
+            level = _X86_LEVELS.get(torch.backends.cpu.get_cpu_capability(), "x86-64")
+            pairs = level == "x86-64-v4" and torch.cpu.get_capabilities().get("avx512_bf16")
+            return _OF_PAIRS if pairs else level
         raise NotImplementedError(
             f"orchard_jit has kernels for x86-64 and arm64 processors, not for {machine}"
         )
+
+    def kernel_arch(self, arch: str, dtype: str) -> str:
+        return "x86-64-v4" if arch == _OF_PAIRS and dtype != "bfloat16" else arch
 
     def device(self) -> str:
         if platform.system() == "Darwin":
@@ -70,7 +79,10 @@ class CpuBackend(Backend):
         return (f"cpu/{variant.kernel}.cpp.j2", "cpu/*.h*")
 
     def context(self, variant: Variant) -> Mapping[str, object]:
-        return {"vector_bytes": _VECTOR_BYTES[variant.arch]}
+        return {
+            "vector_bytes": _VECTOR_BYTES[variant.arch],
+            "multiplies_pairs": variant.arch == _OF_PAIRS,
+        }
 
     def machine(self, variant: Variant) -> str:
         here = platform.machine().lower()

@@ -18,10 +18,10 @@ from orchard_jit.timing import Stopwatch
 _SECONDS = 0.02
 _TRIALS = 10
 _MATRIX = 2048
-_VECTOR_REGISTERS = {"x86-64-v4": 32, "arm64": 32}
+_VECTOR_REGISTERS = {"x86-64-v4": 32, "x86-64-v4-bf16": 32, "arm64": 32}
 _OTHER_REGISTERS = 16
 _FACTORS = 4
-"""Registers that hold no chain: the factor, the addend, and two to spare."""
+"""Registers that hold no chain: the factor, and some to spare."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,13 @@ def measure(device: str, dtype: str, threads: int) -> Peak:
 
 
 def _of_cpu(dtype: str, threads: int) -> Peak:
-    """Kernels compute in float32 where inputs have 16 bits, so that is the peak of those too."""
-    real = "double" if dtype == "float64" else "float"
-    function = library.load(_recipe(real)).orchard_peak
+    """Of what the kernels for a dtype compute with: float32 for most inputs of 16 bits."""
+    recipe = _recipe(dtype)
+    function = library.load(recipe).orchard_peak
     function.argtypes, function.restype = (ctypes.c_double,), ctypes.c_double
     with ThreadPoolExecutor(max_workers=threads) as pool:
         trials = [sum(pool.map(function, [_SECONDS] * threads)) for _ in range(_TRIALS)]
-    name = "float64" if real == "double" else "float32"
-    return Peak(max(trials), f"by {name} multiply-adds in registers")
+    return Peak(max(trials), f"by multiply-adds of {recipe.spec['peak']['operands']} in registers")
 
 
 def _of_gpu(dtype: str) -> Peak:
@@ -64,21 +63,24 @@ def _of_gpu(dtype: str) -> Peak:
     return Peak(2 * _MATRIX**3 / fastest, f"by PyTorch's {dtype} product of {_MATRIX} x {_MATRIX} matrices")
 
 
-def _recipe(real: str) -> Recipe:
+def _recipe(dtype: str) -> Recipe:
     backend = backends.get("cpu")
     # What is compiled for this machine is compiled as this.
-    variant = select(backend="cpu", kernel="forward", dtype="float32", head_dim=64, head_dim_v=64)
+    variant = select(backend="cpu", kernel="forward", dtype=dtype, head_dim=64, head_dim_v=64)
+    context = backend.context(variant)
     machine = backend.machine(variant)
+    real = "double" if dtype == "float64" else "float"
+    operands = "bfloat16 pairs" if context["multiplies_pairs"] else f"float{64 if real == 'double' else 32}"
     files = Rendering(
         "bench/peak.cpp.j2",
         real=real,
         machine=machine,
         chains=_VECTOR_REGISTERS.get(variant.arch, _OTHER_REGISTERS) - _FACTORS,
-        **backend.context(variant),
+        **context,
     )
     return Recipe(
-        title=f"peak of {variant.arch} in {real}",
-        spec={"peak": {"arch": variant.arch, "real": real}},
+        title=f"peak of {variant.arch} in {operands}",
+        spec={"peak": {"arch": variant.arch, "operands": operands}},
         shelf=platform_tag(machine),
         origin=files.origin,
         files=files,

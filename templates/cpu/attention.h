@@ -21,8 +21,24 @@ ORCHARD_INLINE Vector in_base_2(Vector score) {
   return score - score == 0 ? power : score;
 }
 
-/// What queries are multiplied by besides the scale: expressions want natural scores, the softmax powers of two.
-constexpr Real kQueryFactor = kModifiesScore ? Real(1) : kLog2E;
+/// What makes a product of query and key a score, besides the scale: expressions want natural scores, the softmax
+/// powers of two. Queries are multiplied by it, unless they would be rounded once more: then the products are.
+constexpr Real kScoreFactor = kModifiesScore ? Real(1) : kLog2E;
+constexpr bool kScalesQueries = kStep == 1;
+
+/// operands[d / kStep][lane] = rows[lane][d]; lanes from `count` on become zero.
+template <class T>
+void load_queries(Rows<const T> rows, int64_t count, Real scale, Rows<Operand> operands) {
+  if constexpr (kScalesQueries)
+    load_transposed<kHeadDim>(rows, count, scale * kScoreFactor, operands);
+  else
+    pack_transposed<kHeadDim>(rows, count, operands);
+}
+
+/// The score that a product of a query and a key stands for.
+ORCHARD_INLINE Vector score_of(Vector product, Real scale) {
+  return kScalesQueries ? product : product * (scale * kScoreFactor);
+}
 
 /// A strip is as many vectors of queries as make a good tile. Its matrices are transposed: lanes are queries.
 constexpr int kStripVectors = kRegisters == 32 ? 4 : 2;

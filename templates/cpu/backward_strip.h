@@ -12,31 +12,34 @@ constexpr int kPitch = round_up(kHeadDim, kLanes), kPitchV = round_up(kHeadDimV,
 template <int Width>
 struct Strip {
   static constexpr int kQueries = Width * kLanes;
-  static constexpr int kRealsPerQuery = 2 * kHeadDim + kHeadDimV + kPitch + kPitchV + 2;
+  static constexpr int kRealsPerQuery =
+      steps(kHeadDim) + steps(kHeadDimV) + kHeadDim + (kPitch + kPitchV) / kStep + 2;
 
-  Rows<Real> query;          // [kHeadDim][kQueries], times scale * kQueryFactor
-  Rows<Real> grad_out;       // [kHeadDimV][kQueries]
-  Rows<Real> grad_query;     // [kHeadDim][kQueries], to be multiplied by scale
-  Rows<Real> query_rows;     // [kQueries][kPitch]
-  Rows<Real> grad_out_rows;  // [kQueries][kPitchV]
-  Real* lse;                 // [kQueries], inf where no key is seen: that makes all weights zero
-  Real* delta;               // [kQueries], sum of out * grad_out - log2(e) * grad_lse
+  Rows<Operand> query;             // [steps(kHeadDim)][kQueries]
+  Rows<Operand> grad_out;          // [steps(kHeadDimV)][kQueries]
+  Rows<Operand> query_columns;     // [steps(kQueries)][kPitch]
+  Rows<Operand> grad_out_columns;  // [steps(kQueries)][kPitchV]
+  Rows<Real> grad_query;           // [kHeadDim][kQueries], to be multiplied by scale
+  Real* lse;                       // [kQueries], inf where no key is seen: that makes all weights zero
+  Real* delta;                     // [kQueries], sum of out * grad_out - log2(e) * grad_lse
 
   static Strip at(Real* strips, int64_t row) {
-    const Rows<Real> query{strips + row * kRealsPerQuery, kQueries}, grad_out{query[kHeadDim], kQueries};
-    const Rows<Real> grad_query{grad_out[kHeadDimV], kQueries};
-    const Rows<Real> query_rows{grad_query[kHeadDim], kPitch}, grad_out_rows{query_rows[kQueries], kPitchV};
-    Real* lse = grad_out_rows[kQueries];
-    return {query, grad_out, grad_query, query_rows, grad_out_rows, lse, lse + kQueries};
+    const Rows<Operand> query{reinterpret_cast<Operand*>(strips + row * kRealsPerQuery), kQueries};
+    const Rows<Operand> grad_out{query[steps(kHeadDim)], kQueries};
+    const Rows<Operand> query_columns{grad_out[steps(kHeadDimV)], kPitch};
+    const Rows<Operand> grad_out_columns{query_columns[steps(kQueries)], kPitchV};
+    const Rows<Real> grad_query{reinterpret_cast<Real*>(grad_out_columns[steps(kQueries)]), kQueries};
+    Real* lse = grad_query[kHeadDim];
+    return {query, grad_out, query_columns, grad_out_columns, grad_query, lse, lse + kQueries};
   }
 
   Strip<1> vector(int v) const {
     const int lane = v * kLanes;
     return {query.from_column(lane),
             grad_out.from_column(lane),
+            query_columns.from(lane / kStep),
+            grad_out_columns.from(lane / kStep),
             grad_query.from_column(lane),
-            query_rows.from(lane),
-            grad_out_rows.from(lane),
             lse + lane,
             delta + lane};
   }
@@ -49,31 +52,30 @@ inline void load_vector(Strip<1> strip, const Head& head, int64_t start, int64_t
   const auto out = head.queries<const Element>(call.out, call.params.out);
   const auto grad_out = head.queries<const Element>(call.grad_out, call.params.grad_out);
   const Real *lse = head.numbers(call.lse), *grad_lse = head.numbers(call.grad_lse);
+  Element queries[kLanes * kHeadDim] = {}, grad_outs[kLanes * kHeadDimV] = {};
   for (int lane = 0; lane < kLanes; lane++) {
     const int64_t row = start + lane;
     const bool live = lane < count && lse[row] != -kInfinity;
     strip.lse[lane] = live ? lse[row] : kInfinity;
     strip.delta[lane] = live && grad_lse ? -kLog2E * grad_lse[row] : 0;
-    cover<kHeadDim>([&](int d, auto lanes) {
-      store(strip.query_rows[lane] + d, live ? load<lanes>(query[row] + d) : Vector{});
-    });
-    cover<kHeadDimV>([&](int d, auto lanes) {
-      store(strip.grad_out_rows[lane] + d, live ? load<lanes>(grad_out[row] + d) : Vector{});
-    });
+    if (live) __builtin_memcpy(queries + lane * kHeadDim, query[row], kHeadDim * sizeof(Element));
+    if (live) __builtin_memcpy(grad_outs + lane * kHeadDimV, grad_out[row], kHeadDimV * sizeof(Element));
   }
-  load_transposed<kHeadDim, Real>(strip.query_rows, kLanes, call.scale * kQueryFactor, strip.query);
-  load_transposed<kHeadDimV, Real>(strip.grad_out_rows, kLanes, 1, strip.grad_out);
+  const Rows<const Element> query_rows{queries, kHeadDim}, grad_out_rows{grad_outs, kHeadDimV};
+  load_queries(query_rows, kLanes, call.scale, strip.query);
+  pack_transposed<kHeadDimV>(grad_out_rows, kLanes, strip.grad_out);
+  pack_down<kHeadDim>(query_rows, kLanes, strip.query_columns);
+  pack_down<kHeadDimV>(grad_out_rows, kLanes, strip.grad_out_columns);
   for (int d = 0; d < kHeadDim; d++) store(strip.grad_query[d], Vector{});
 
   // Summed up in the order of the product that it will be subtracted from: with a single key they cancel exactly.
-  Real outs[kHeadDimV * kLanes];
-  load_transposed<kHeadDimV>(out.from(start), count, 1, {outs, kLanes});
+  Operand outs[steps(kHeadDimV) * kLanes];
+  pack_transposed<kHeadDimV>(out.from(start), count, {outs, kLanes});
   Vector delta = load(strip.delta);
-  for (int first = 0; first < kHeadDimV; first += kDepth) {
+  for (int first = 0; first < steps(kHeadDimV); first += kDepth) {
     Vector products = {};
-    for (int d = first; d < min(kHeadDimV, first + kDepth); d++) {
-      products += load(outs + d * kLanes) * load(strip.grad_out[d]);
-    }
+    for (int d = first; d < min<int>(steps(kHeadDimV), first + kDepth); d++)
+      multiply_add(products, load_operands(outs + d * kLanes), load_operands(strip.grad_out[d]));
     delta += products;
   }
   store(strip.delta, delta);

@@ -61,10 +61,12 @@ inline void add_gradients(const OrchardCall& call, const BiasPlan& plan, const S
   meet_range<Strip>(head, bounds, range, block.query, rows, space, [&](auto strip, const Meeting& meeting) {
     Real* first = sums + (meeting.query - block.query) / kLanes * plan.vector_step() +
                   (meeting.key - block.key) * plan.key_step();
-    differentiate(strip, meeting, softmax, space, [&](int row, int v, Vector grad_score) {
-      if (row >= meeting.count) return;
-      Real* sum = first + v * plan.vector_step() + row * plan.key_step();
-      store(sum, load(sum) + grad_score);
+    differentiate(strip, meeting, softmax, space, [&](int key, auto& tile) {
+      tile.for_each([&](int row, int v, Vector grad_score) {
+        if (key + row >= meeting.count) return;
+        Real* sum = first + v * plan.vector_step() + (key + row) * plan.key_step();
+        store(sum, load(sum) + grad_score);
+      });
     });
   });
 }

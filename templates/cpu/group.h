@@ -79,7 +79,8 @@ class GroupScores {
   }
 
   /// The final score in powers of two, of a key and the v-th vector of rows. Keys past the last repeat it.
-  ORCHARD_INLINE Vector finish(Vector score, int key, int v, Rows<Real> prepared) const {
+  ORCHARD_INLINE Vector finish(Vector product, int key, int v, Rows<Real> prepared) const {
+    Vector score = score_of(product, group_.call.scale);
     key = min<int64_t>(key, keys_.end - keys_.first - 1);
     if constexpr (kModifiesScore) score = in_base_2(modify(inputs_, score, place(key, v)));
     if constexpr (kMasksScore) {

@@ -5,9 +5,20 @@
 
 namespace orchard {
 
+/// Keys and values as the products want them: those along their rows, and those down their columns.
+struct KeyOperands {
+  Rows<const Operand> key_rows, key_columns, value_rows, value_columns;
+
+  /// From an operand's first key on.
+  KeyOperands from(int64_t key) const {
+    return {key_rows.from(key), key_columns.from(key / kStep), value_rows.from(key),
+            value_columns.from(key / kStep)};
+  }
+};
+
 /// A strip of queries and some keys, all of which some of its queries see.
 struct Meeting {
-  Rows<const Real> keys, values;
+  KeyOperands operands;
   int64_t query, key;  // the first ones' places in the sequence
   int queries, count;
   Range seen;  // by the first query, relative to `key`; by the one after it, a key further
@@ -28,8 +39,8 @@ struct Meeting {
 /// Lets `rows` queries from `start` on meet a block of keys: attend(strip, meeting). A whole strip meets the keys that
 /// all its queries see, and its single vectors those on the borders.
 template <template <int> class Strip, class Attend>
-ORCHARD_INLINE void meet_block(const Bounds& bounds, Rows<const Real> keys, Rows<const Real> values,
-                               Range block, int64_t start, int64_t rows, Real* strips, Attend attend) {
+ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands, Range block, int64_t start,
+                               int64_t rows, Real* strips, Attend attend) {
   for_each_strip(rows, [&](auto width, int64_t row) {
     const auto strip = Strip<width>::at(strips, row);
     const int64_t query = start + row;
@@ -37,8 +48,7 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, Rows<const Real> keys, Rows
     const auto meet = [&](auto strip, int lane, Range part) {
       const int64_t first = part.first - block.first;
       const Range seen = bounds.seen_by(query + lane);
-      attend(strip, Meeting{keys.from(first),
-                            values.from(first),
+      attend(strip, Meeting{operands.from(first),
                             query + lane,
                             part.first,
                             min(strip.kQueries, queries - lane),
@@ -46,7 +56,10 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, Rows<const Real> keys, Rows
                             {seen.first - part.first, seen.end - part.first}});
     };
 
+    // A part begins where an operand does.
+    const auto aligned = [&](int64_t key) { return key - (key - block.first) % kStep; };
     Range shared = block & bounds.seen_by_all(query, queries);
+    shared.first = aligned(shared.first + kStep - 1);
     constexpr int kHeight = tile_height(width);  // on the border, whole tiles
     if (shared.end < block.end)
       shared.end = shared.first + max<int64_t>(shared.end - shared.first, 0) / kHeight * kHeight;
@@ -57,7 +70,7 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, Rows<const Real> keys, Rows
       const Range seen = bounds.seen_by_any(query + lane, min(kLanes, queries - lane));
       for (Range border : {Range{block.first, shared.first}, Range{shared.end, block.end}}) {
         const Range part = border & seen;
-        if (!part.empty()) meet(strip.vector(lane / kLanes), lane, part);
+        if (!part.empty()) meet(strip.vector(lane / kLanes), lane, {aligned(part.first), part.end});
       }
     }
   });
@@ -72,8 +85,7 @@ void meet_range(const Head& head, const Bounds& bounds, Range range, int64_t sta
   for (int64_t first = range.first; first < range.end; first += kBlockK) {
     const Range block{first, min(range.end, first + kBlockK)};
     const int64_t count = block.end - first;
-    meet_block<Strip>(bounds, widened<kHeadDim>(keys.from(first), count, space.key),
-                      widened<kHeadDimV>(values.from(first), count, space.value), block, start, rows,
+    meet_block<Strip>(bounds, space.pack(keys.from(first), values.from(first), count), block, start, rows,
                       space.strips, attend);
   }
 }

@@ -9,17 +9,18 @@ namespace orchard {
 template <int Width>
 struct Strip {
   static constexpr int kQueries = Width * kLanes;
-  static constexpr int kRealsPerQuery = kHeadDim + kHeadDimV + 2;
+  static constexpr int kRealsPerQuery = steps(kHeadDim) + kHeadDimV + 2;
 
-  Rows<Real> query;  // [kHeadDim][kQueries], times scale * kQueryFactor
-  Rows<Real> out;    // [kHeadDimV][kQueries], still to be divided by `sum`
-  Real* maximum;     // [kQueries], the largest score so far
-  Real* sum;         // [kQueries], of exp2(score - maximum)
+  Rows<Operand> query;  // [steps(kHeadDim)][kQueries]
+  Rows<Real> out;       // [kHeadDimV][kQueries], still to be divided by `sum`
+  Real* maximum;        // [kQueries], the largest score so far
+  Real* sum;            // [kQueries], of exp2(score - maximum)
 
   static Strip at(Real* strips, int64_t row) {
-    const Rows<Real> query{strips + row * kRealsPerQuery, kQueries}, out{query[kHeadDim], kQueries};
+    Real* start = strips + row * kRealsPerQuery;
+    const Rows<Real> out{start + steps(kHeadDim) * kQueries, kQueries};
     Real* maximum = out[kHeadDimV];
-    return {query, out, maximum, maximum + kQueries};
+    return {{reinterpret_cast<Operand*>(start), kQueries}, out, maximum, maximum + kQueries};
   }
 
   Strip<1> vector(int v) const {
@@ -44,11 +45,11 @@ ORCHARD_INLINE Vector inverse(Vector sum) { return sum == 0 ? sum : 1 / sum; }
 /// These keys join those that the strip has met before. finish(first, tile) makes a tile of products the final scores
 /// of the keys from `first` on; weigh(weight, row, v) is what a value is multiplied by.
 template <int Width, class Finish, class Weigh>
-ORCHARD_INLINE void attend(Strip<Width> strip, Rows<const Real> keys, Rows<const Real> values, int count,
+ORCHARD_INLINE void attend(Strip<Width> strip, Rows<const Operand> keys, Rows<const Operand> values, int count,
                            Rows<Real> scores, Finish finish, Weigh weigh) {
   Vector largest[Width];
   for (Vector& score : largest) score = broadcast(-kInfinity);
-  multiply<Width>(keys, count, strip.query, kHeadDim, [&](int first, auto tile) {
+  multiply<Width>(keys, count, strip.query, steps(kHeadDim), [&](int first, auto tile) {
     finish(first, tile);
     tile.for_each([&](int row, int v, Vector score) {
       largest[v] = max(largest[v], score);
@@ -56,23 +57,27 @@ ORCHARD_INLINE void attend(Strip<Width> strip, Rows<const Real> keys, Rows<const
     });
   });
 
+  const Rows<Operand> weights{reinterpret_cast<Operand*>(scores.data), scores.stride};  // in the scores' place
   Vector decay[Width];  // of what was summed up relative to the former maximum
   for (int v = 0; v < Width; v++) {
     Real *maximum = strip.maximum + v * kLanes, *sum = strip.sum + v * kLanes;
     const Vector highest = max(load(maximum), largest[v]), lowered = reference(highest);
     decay[v] = exp2(load(maximum) - lowered);
-    Vector weights = {};
-    for (int row = 0; row < count; row++) {
-      Real* score = scores[row] + v * kLanes;
-      const Vector weight = exp2(load(score) - lowered);
-      weights += weight;
-      store(score, weigh(weight, row, v));
+    Vector total = {};
+    for (int row = 0; row < count; row += kStep) {
+      Vector weighed[kStep] = {};
+      for (int next = 0; next < min(kStep, count - row); next++) {
+        const Vector weight = exp2(load(scores[row + next] + v * kLanes) - lowered);
+        total += weight;
+        weighed[next] = weigh(weight, row + next, v);
+      }
+      store_operands(weights[row / kStep] + v * kLanes, operands(weighed));
     }
-    store(sum, load(sum) * decay[v] + weights);
+    store(sum, load(sum) * decay[v] + total);
     store(maximum, highest);
   }
 
-  multiply_transposed<kHeadDimV, Width>(values, scores, count, [&](int first, auto tile) {
+  multiply_transposed<kHeadDimV, Width>(values, weights, steps(count), [&](int first, auto tile) {
     tile.for_each([&](int row, int v, Vector product) {
       Real* out = strip.out[first + row] + v * kLanes;
       store(out, load(out) * decay[v] + product);

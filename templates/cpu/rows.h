@@ -1,4 +1,4 @@
-// Matrices in memory, and how they are widened and transposed on their way to and from the vectors.
+// Matrices in memory, and how they are transposed on their way to and from the vectors.
 #pragma once
 
 #include "vector.h"
@@ -16,19 +16,6 @@ struct Rows {
   Rows from_column(int64_t column) const { return {data + column, stride}; }
   operator Rows<const T>() const { return {data, stride}; }
 };
-
-/// The rows in the type that we compute in: as they are, or widened into `space`.
-template <int Dim, class T>
-Rows<const Real> widened(Rows<const T> rows, int64_t count, Real* space) {
-  if constexpr (!kWidens) {
-    return rows;
-  } else {
-    for (int64_t row = 0; row < count; row++) {
-      cover<Dim>([&](int d, auto lanes) { store<lanes>(space + row * Dim + d, load<lanes>(rows[row] + d)); });
-    }
-    return {space, Dim};
-  }
-}
 
 /// columns[d][lane] = rows[lane][d] * factor; lanes from `count` on become zero.
 template <int Dim, class T>

@@ -15,17 +15,37 @@ struct Space {
     weights = arena.take<Real>((keys + kTallest) * kStrip);
     grad_scores = arena.take<Real>((keys + kTallest) * kStrip);
     kept = arena.take<Real>(kDropout ? (keys + kTallest) * kStrip : 0);
-    key = arena.take<Real>(kWidens ? keys * kHeadDim : 0);
-    value = arena.take<Real>(kWidens ? keys * kHeadDimV : 0);
+    grad_columns = arena.take<Operand>(kStep == 1 ? 0 : steps(keys + kTallest) * kStrip);
+    key = arena.take<Operand>(kInPlace ? 0 : keys * steps(kHeadDim));
+    key_columns = arena.take<Operand>(kStep == 1 ? 0 : steps(keys) * kHeadDim);
+    value = arena.take<Operand>(kInPlace ? 0 : keys * steps(kHeadDimV));
+  }
+
+  /// A block of keys and values.
+  KeyOperands pack(Rows<const Element> keys, Rows<const Element> values, int64_t count) const {
+    const Rows<const Operand> key_rows = packed_along<kHeadDim>(keys, count, key);
+    return {key_rows, kStep == 1 ? key_rows : packed_down<kHeadDim>(keys, count, key_columns),
+            packed_along<kHeadDimV>(values, count, value), {}};
+  }
+
+  // What weights and gradients become when the next products take them, [key][query / kStep]: in their place.
+  template <int Width>
+  Rows<Operand> weight_rows(const Strip<Width>&) const {
+    return {reinterpret_cast<Operand*>(weights), Width * kLanes / kStep};
+  }
+  template <int Width>
+  Rows<Operand> grad_rows(const Strip<Width>&) const {
+    return {reinterpret_cast<Operand*>(grad_scores), Width * kLanes / kStep};
   }
 
   Real* strips;
   Real *weights, *grad_scores, *kept;  // of a strip and a block of keys, [key][query]
-  Real *key, *value;
+  Operand* grad_columns;               // [key / kStep][query]
+  Operand *key, *key_columns, *value;
 };
 
-/// Calls body(row, v, grad_score) with the gradient of each final natural score. Leaves in `weights` what values were
-/// multiplied by, and in `grad_scores` the derivatives of an expression. False: no query sees any of the keys.
+/// Calls body(first, tile) with tiles of the gradients of the final natural scores. Leaves weight_rows and, in
+/// `grad_scores`, the derivatives of an expression. False: no query sees any of the keys.
 template <int Width, class Body>
 ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, const Softmax& softmax,
                                   const Space& space, Body body) {
@@ -37,7 +57,7 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
   if (!softmax.scores.prepare<Width>(meeting, weights)) return false;
   if constexpr (kDropout) softmax.dropout.draw<Width>(meeting, kept);
 
-  multiply<Width>(meeting.keys, meeting.count, strip.query, kHeadDim, [&](int first, auto tile) {
+  multiply<Width>(meeting.operands.key_rows, meeting.count, strip.query, steps(kHeadDim), [&](int first, auto tile) {
     const bool border = on_border(first, tile.kHeight);
     tile.for_each([&](int row, int v, Vector product) {
       Real* place = weights[first + row] + v * kLanes;
@@ -49,27 +69,29 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
         // An expression may make anything of a query that is none.
         weight = lse == kInfinity ? Vector{} : weight;
         const auto at = softmax.scores.place(meeting, first + row, v);
-        store(slopes[first + row] + v * kLanes, slope(softmax.scores.inputs, product, at));
+        const Vector score = score_of(product, softmax.scores.head.call.scale);
+        store(slopes[first + row] + v * kLanes, slope(softmax.scores.inputs, score, at));
       }
       store(place, weight);
     });
   });
-  multiply<Width>(meeting.values, meeting.count, strip.grad_out, kHeadDimV, [&](int first, auto tile) {
+  const auto weigh_gradients = [&](int first, auto tile) {
     const bool hides = kAdds || kModifiesScore || on_border(first, tile.kHeight);
-    tile.for_each([&](int row, int v, Vector grad_weight) {
-      Real* place = weights[first + row] + v * kLanes;
-      const Vector weight = load(place);
-      if constexpr (kDropout) {
-        const Vector factor = load(kept[first + row] + v * kLanes);
-        grad_weight *= factor;
-        store(place, weight * factor);
-      }
-      Vector grad_score = weight * (grad_weight - load(strip.delta + v * kLanes));
-      // Whatever the value of a hidden key holds.
-      if (hides) grad_score = weight == 0 ? Vector{} : grad_score;
-      body(first + row, v, grad_score);
+    tile.for_each([&](int row, int v, Vector& grad) {  // of the weight, then of the score
+      row += first;
+      Vector weight = load(weights[row] + v * kLanes), factor = broadcast(1);
+      if constexpr (kDropout) factor = load(kept[row] + v * kLanes);
+      grad = weight * (grad * factor - load(strip.delta + v * kLanes));
+      // Whatever the value of a hidden key holds. A key past the last one has no operand of its own.
+      if (hides) grad = weight == 0 ? Vector{} : grad;
+      if (kStep > 1 && row >= meeting.count) grad = Vector{};
+      if constexpr (kStep > 1 || kDropout)
+        store_along(space.weight_rows(strip)[row] + v * kLanes / kStep, weight * factor);
     });
-  });
+    body(first, tile);
+  };
+  multiply<Width>(meeting.operands.value_rows, meeting.count, strip.grad_out, steps(kHeadDimV),
+                  weigh_gradients);
   return true;
 }
 

@@ -39,8 +39,9 @@ struct Scores {
   }
 
   /// The final score in powers of two, of a row of keys and the v-th vector of queries.
-  ORCHARD_INLINE Vector finish(Vector score, const Meeting& meeting, int row, int v,
+  ORCHARD_INLINE Vector finish(Vector product, const Meeting& meeting, int row, int v,
                                const Real* prepared) const {
+    Vector score = score_of(product, head.call.scale);
     if constexpr (kModifiesScore) score = in_base_2(modify(inputs, score, place(meeting, row, v)));
     if constexpr (kAdds) {
       const Vector added = load(prepared);

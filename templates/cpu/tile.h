@@ -1,8 +1,7 @@
 // Products of matrices, computed in tiles that fill the CPU's registers.
 #pragma once
 
-#include "numbers.h"
-#include "rows.h"
+#include "operand.h"
 
 namespace orchard {
 
@@ -18,20 +17,20 @@ struct Tile {
   static constexpr int kHeight = Height;
   Vector at[Height][Width];
 
-  /// at[r] = sum of left[r][t * step] * right[t] over t < depth.
-  ORCHARD_INLINE static Tile product(const Real* const (&left)[Height], int64_t step, Rows<const Real> right,
-                                     int64_t depth) {
+  /// at[r] = sum of left[r][t * step] * right[t] over t < depth, counted in operands.
+  ORCHARD_INLINE static Tile product(const Operand* const (&left)[Height], int64_t step,
+                                     Rows<const Operand> right, int64_t depth) {
     Tile sum = {};
     ORCHARD_PAIRS
     for (int64_t t = 0; t < depth; t++) {
-      Vector row[Width];
+      OperandVector row[Width];
       ORCHARD_UNROLL
-      for (int v = 0; v < Width; v++) row[v] = load(right[t] + v * kLanes);
+      for (int v = 0; v < Width; v++) row[v] = load_operands(right[t] + v * kLanes);
       ORCHARD_UNROLL
       for (int r = 0; r < Height; r++) {
-        const Vector factor = broadcast(left[r][t * step]);
+        const OperandVector factor = left[r][t * step] - OperandVector{};
         ORCHARD_UNROLL
-        for (int v = 0; v < Width; v++) sum.at[r][v] += factor * row[v];
+        for (int v = 0; v < Width; v++) multiply_add(sum.at[r][v], factor, row[v]);
       }
     }
     return sum;
@@ -42,6 +41,24 @@ struct Tile {
     for (int r = 0; r < Height; r++) {
       ORCHARD_UNROLL
       for (int v = 0; v < Width; v++) at[r][v] += other.at[r][v];
+    }
+  }
+
+  /// As rows of another product's operands, whose depth runs along them.
+  ORCHARD_INLINE void store_along(Rows<Operand> to) {
+    for_each([&](int row, int v, Vector& numbers) { orchard::store_along(to[row] + v * kLanes / kStep, numbers); });
+  }
+  /// As operands of a product whose depth runs down the rows.
+  ORCHARD_INLINE void store_down(Rows<Operand> to) {
+    static_assert(Height % kStep == 0);
+    ORCHARD_UNROLL
+    for (int r = 0; r < Height; r += kStep) {
+      ORCHARD_UNROLL
+      for (int v = 0; v < Width; v++) {
+        Vector numbers[kStep];
+        for (int next = 0; next < kStep; next++) numbers[next] = at[r + next][v];
+        store_operands(to[r / kStep] + v * kLanes, operands(numbers));
+      }
     }
   }
 
@@ -60,21 +77,21 @@ struct Tile {
 constexpr int tile_height(int width) { return width == 1 ? 8 : kRegisters * 3 / 4 / width; }
 constexpr int kTallest = 12;
 
-/// Deeper products are summed up in pieces: one long chain of additions would lose digits.
-constexpr int kDepth = 128;
+/// Deeper products (in operands) are summed up in pieces: one long chain of additions would lose digits.
+constexpr int kDepth = 128 / kStep;
 
 /// left · right, Width vectors wide, for the first `count` rows of left: body(row, tile) gets some rows at a time.
-/// Rows past the end repeat the last one.
+/// Rows past the end repeat the last one. The depth is counted in operands.
 template <int Width, class Body>
-ORCHARD_INLINE void multiply(Rows<const Real> left, int count, Rows<const Real> right, int depth, Body body) {
+ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Operand> right, int depth, Body body) {
   constexpr int kHeight = tile_height(Width);
   for (int first = 0; first < count; first += kHeight) {
-    const Real* rows[kHeight];
+    const Operand* rows[kHeight];
     ORCHARD_UNROLL
     for (int r = 0; r < kHeight; r++) rows[r] = left[first + r < count ? first + r : count - 1];
     auto tile = Tile<kHeight, Width>::product(rows, 1, right, min(depth, kDepth));
     for (int t = kDepth; t < depth; t += kDepth) {
-      for (const Real*& row : rows) row += kDepth;
+      for (const Operand*& row : rows) row += kDepth;
       tile.add(Tile<kHeight, Width>::product(rows, 1, right.from(t), min(depth - t, kDepth)));
     }
     body(first, tile);
@@ -82,8 +99,8 @@ ORCHARD_INLINE void multiply(Rows<const Real> left, int count, Rows<const Real> 
 }
 
 template <int Height, int Width>
-ORCHARD_INLINE Tile<Height, Width> column_tile(Rows<const Real> left, Rows<const Real> right, int depth) {
-  const Real* columns[Height];
+ORCHARD_INLINE Tile<Height, Width> column_tile(Rows<const Operand> left, Rows<const Operand> right, int depth) {
+  const Operand* columns[Height];
   ORCHARD_UNROLL
   for (int r = 0; r < Height; r++) columns[r] = left[0] + r;
   return Tile<Height, Width>::product(columns, left.stride, right, depth);
@@ -91,7 +108,8 @@ ORCHARD_INLINE Tile<Height, Width> column_tile(Rows<const Real> left, Rows<const
 
 /// Transposed left · right, Width vectors wide; left has `Columns` columns and `depth` rows.
 template <int Columns, int Width, class Body>
-ORCHARD_INLINE void multiply_transposed(Rows<const Real> left, Rows<const Real> right, int depth, Body body) {
+ORCHARD_INLINE void multiply_transposed(Rows<const Operand> left, Rows<const Operand> right, int depth,
+                                        Body body) {
   constexpr int kHeight = tile_height(Width), kWhole = Columns / kHeight * kHeight;
   for (int first = 0; first < kWhole; first += kHeight) {
     body(first, column_tile<kHeight, Width>(left.from_column(first), right, depth));
