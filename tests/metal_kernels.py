@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import reference
 import torch
-from software_mac.metal import Library, compile_source
+from software_mac.metal import Library, Statistics, Traffic, compile_source
 
 from orchard_jit import selection
 from orchard_jit.backends.metal import groupings
@@ -308,6 +308,8 @@ class Kernels:
         text = only(flavour, source or source_of(variant))
         self.library = Library(compile_source(text, variant.kernel, checked=True))
         self._records = self.library.kernels
+        self.counts: dict[str, tuple[Statistics, Traffic]] | None = None
+        """Of each kernel's last launch, where a dict is put here first."""
 
     def run(self, call: Call, seed: int = 0) -> dict[str, torch.Tensor]:
         """The results of a call; they begin as NaN. A broken rule is a DispatchError."""
@@ -357,13 +359,14 @@ class Kernels:
         if kernel == "grad_bias":
             batch, heads, rows, columns = call.planes["grad_bias"].tensor.shape
             groups = (-(-rows // grouping.rows), -(-columns // grouping.columns), batch * heads)
-        self.library.dispatch(
-            name,
-            (groups[0] * grouping.threads, *groups[1:]),
-            grouping.threads,
+        launch = (
+            name, (groups[0] * grouping.threads, *groups[1:]), grouping.threads,
             self._buffers(name, call, made),
-            seed=seed,
-        )
+        )  # fmt: skip
+        if self.counts is None:
+            self.library.dispatch(*launch, seed=seed)
+        else:
+            self.counts[kernel] = self.library.count(*launch)
 
     def _buffers(self, name: str, call: Call, made: Mapping[str, torch.Tensor]) -> dict[int, object]:
         """Buffers by their places, as the kernel's signature names them."""

@@ -13,7 +13,7 @@ import orchard_jit
 
 # How many times PyTorch's error ours may be, and the error below which nobody counts: on a handful of numbers
 # chance decides which of two correctly rounded results lies nearer to the truth.
-# Where the processor multiplies pairs of bfloat16, both round the weights to bfloat16, and chance decides too.
+# Where the processor multiplies pairs of bfloat16, both round the weights to it, and chance decides too.
 FACTOR = {torch.float32: 2.0, torch.bfloat16: 1.1, torch.float16: 1.0}
 FLOOR = {torch.float32: 3e-7, torch.bfloat16: 5e-4, torch.float16: 6e-5}
 ROUNDING = 2**-23  # of a score, in float32: it moves the score's weight by as much as the score is large

@@ -55,9 +55,8 @@ MEMORY = [
     M("columns written past the head dim", "if (column + e < rows.columns) target[e]", "target[e]"),
     M("one column written past the head dim", "if (column + e < rows.columns) target",
       "if (column + e <= rows.columns) target"),
-    M("rows that do not exist", "exists ? r * int(stride) + 8 * i * int(stride) : 0",
-      "r * int(stride) + 8 * i * int(stride)"),
-    M("one row that does not exist", "r < count - 8 * i;", "r <= count - 8 * i;"),
+    M("rows that do not exist", "min(8 * i + r, max(count - 1, 0))", "8 * i + r"),
+    M("one row that does not exist", "min(8 * i + r, max(count - 1, 0))", "min(8 * i + r, max(count, 0))"),
     M("stores of rows that do not exist", "if (8 * i + target.place.row < target.count) ", ""),
     M("a store of one row that does not exist", "target.place.row < target.count",
       "target.place.row <= target.count"),
@@ -98,9 +97,10 @@ KEY_LOOP = [
     M("the origin of the first block", "origin_of<false>(my, j)", "origin_of<false>(my, 0)"),
     M("the first key head for all", "head / int(params.heads / params.kv_heads)", "0"),
     M("a key head for each head", "head / int(params.heads / params.kv_heads)", "head"),
-    M("blocks shifted by one", "int(groups.x - 1 - group.x)", "int(groups.x - group.x)"),
-    M("blocks in another order", "int(groups.x - 1 - group.x)", "int(group.x)",
+    M("blocks shifted by one", "int(groups.x) - 1 - place.number", "int(groups.x) - place.number"),
+    M("blocks in another order", "int(groups.x) - 1 - place.number", "place.number",
       harmless="only the order of threadgroups, by which long rows start early"),
+    M("as many heads as blocks", "int(place % groups.y)", "int(place % groups.x)"),
 ]  # fmt: skip
 
 RETURN = "if (my.from >= sequence.queries.length) return;"

@@ -85,14 +85,36 @@ class Program:
             self._launch(kernel, shape, buffers, repeat)
         return grads
 
-    def _launch(self, kernel: str, shape: Shape, buffers: Mapping[str, Array], repeat: int) -> None:
+    def decode(
+        self, shape: Shape, query: Array, key: Array, value: Array, repeat: int
+    ) -> tuple[Array, Array]:
+        """Output and log-sum-exp in base 2, from parts of the keys; shares.h.j2 says how many."""
+        how = self._kernels["decode"]
+        tiles = -(-shape.heads // shape.kv_heads * shape.query_length // how["rows"])
+        wanted = -(-96 // (shape.batch * shape.kv_heads * tiles))
+        shares = max(1, min(wanted, shape.key_length // (2 * how["columns"] * how["teams"])))
+        parts = shape.batch * shape.heads * shape.query_length * shares * how["teams"]
+        out, lse = self._new(shape.queries), _unwritten(shape.queries[:3], np.float32)
+        buffers = {
+            "query": query, "key": key, "value": value, "out": out, "lse": lse,
+            "softmaxes": _unwritten((parts, 2), np.float32),
+            "partials": _unwritten((parts, -(-shape.head_dim // 8) * 8), np.float32),
+        }  # fmt: skip
+        self._launch("decode", shape, buffers, repeat, groups=(tiles * shares, shape.kv_heads))
+        self._launch("combine", shape, buffers, repeat)
+        return out, lse
+
+    def _launch(
+        self, kernel: str, shape: Shape, buffers: Mapping[str, Array], repeat: int,
+        groups: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         how = self._kernels[kernel]
         over_keys = kernel == "grad_key_value"
         heads, length = (shape.kv_heads, shape.key_length) if over_keys else (shape.heads, shape.query_length)
         given = {**buffers, "params": shape.params(), "numbers": shape.numbers()}
         times = self._module.launch(
-            f"{kernel}_{self._width(shape)}",
-            (-(-length // how["rows"]), heads, shape.batch),
+            kernel if kernel == "combine" else f"{kernel}_{self._width(shape)}",
+            (*(groups or (-(-length // how["rows"]), heads)), shape.batch),
             (how["threads"],),
             {index: given[name] for index, name in enumerate(how["buffers"])},
             repeat=repeat,

@@ -3,6 +3,7 @@
     python bench/gpu/run.py FOLDER check --length 2048          # FOLDER is translate.py's
     python bench/gpu/run.py FOLDER check --length 77 --key-length 133 --heads 4 --kv-heads 2 --narrow
     python bench/gpu/run.py FOLDER time --batch 4 --heads 16 --length 2048
+    python bench/gpu/run.py FOLDER decode --batch 32 --heads 32 --kv-heads 8 --length 1 --key-length 8192
 
 Prints Markdown tables. `check` fails if an error is above what the dtype and the mode explain.
 """
@@ -28,7 +29,7 @@ _ACCEPTED_OF_TF32 = 2e-3  # the tensor mode rounds operands in float32 to 10 bit
 
 
 class Case(NamedTuple):
-    """A variant, translated: its forward and backward entries of the manifest."""
+    """A call's variants, translated: their entries of the manifest."""
 
     dtype: str
     head_dim: int
@@ -36,6 +37,7 @@ class Case(NamedTuple):
     mode: str
     forward: dict[str, Any]
     backward: dict[str, Any]
+    decode: dict[str, Any]
 
     def __str__(self) -> str:
         return f"| {self.head_dim} | {self.dtype} | {'yes' if self.causal else 'no'} | {self.mode} |"
@@ -54,9 +56,10 @@ def cases(folder: Path, only: str) -> Iterator[Case]:
     for name, forward in entries.items():
         if "-forward-" in name and only in name:
             variant = forward["variant"]
+            others = (entries[name.replace("-forward-", f"-{kernel}-")] for kernel in ("backward", "decode"))
             yield Case(
                 variant["dtype"], variant["head_dim"], "causal" in variant["features"], forward["mode"],
-                forward, entries[name.replace("-forward-", "-backward-")],
+                forward, *others,
             )  # fmt: skip
 
 
@@ -72,6 +75,8 @@ def check(case: Case, shape: Shape, options: argparse.Namespace) -> bool:
     out, lse = program.forward(shape, *given[:3], repeat=0)
     program = Program(options.folder, case.backward, options.narrow)
     grads = program.backward(shape, *given[:3], out, lse, given.grad_out, repeat=0)
+    program = Program(options.folder, case.decode, options.narrow)
+    decoded, decoded_lse = program.decode(shape, *given[:3], repeat=0)
 
     expected = attention(*(decode(tensor, case.dtype) for tensor in given), case.causal)
     actual = dict(
@@ -79,12 +84,14 @@ def check(case: Case, shape: Shape, options: argparse.Namespace) -> bool:
             (decode(tensor, case.dtype) for tensor in (out, *grads)), strict=True),
         lse=lse / _LOG2E,
     )  # fmt: skip
-    errors = {name: error(actual[name], expected[name]) for name in _CHECKED}
+    errors = {name: error(actual[name], expected[name]) for name in expected}
+    errors["decode"] = max(error(decode(decoded, case.dtype), expected["out"]),
+                           error(decoded_lse / _LOG2E, expected["lse"]))  # fmt: skip
     accepted = _ACCEPTED[case.dtype]
     if case.mode == "tensor":
         accepted = max(accepted, _ACCEPTED_OF_TF32)
     good = max(errors.values()) <= accepted
-    cells = " | ".join(f"{value:.1e}" for value in errors.values())
+    cells = " | ".join(f"{errors[name]:.1e}" for name in _CHECKED)
     print(f"{case} {shape.query_length} | {cells} | {'yes' if good else 'NO'} |", flush=True)
     return good
 
@@ -100,9 +107,25 @@ def time(case: Case, shape: Shape, options: argparse.Namespace) -> bool:
     return True
 
 
-_CHECKED = ("out", "lse", "grad_query", "grad_key", "grad_value")
+def decoding(case: Case, shape: Shape, options: argparse.Namespace) -> bool:
+    """And how fast it reads: bytes of key and value a second."""
+    given = tensors(shape, case.dtype)
+    program = Program(options.folder, case.decode, options.narrow)
+    program.decode(shape, *given[:3], repeat=options.repeat)
+    times = [program.times[name] for name in _DECODED]
+    speed = (given.key.nbytes + given.value.nbytes) / sum(times) / 1e9
+    print(f"{case} " + " | ".join(f"{time:.3f}" for time in times) + f" | {speed:.2f} TB/s |", flush=True)
+    return True
+
+
+_CHECKED = ("out", "lse", "grad_query", "grad_key", "grad_value", "decode")
 _TIMED = ("forward", "prepare", "grad_query", "grad_key_value")
-_COMMANDS = {"check": (check, ("length", *_CHECKED, "good")), "time": (time, _TIMED)}
+_DECODED = ("decode", "combine")
+_COMMANDS = {
+    "check": (check, ("length", *_CHECKED, "good")),
+    "time": (time, _TIMED),
+    "decode": (decoding, (*_DECODED, "key and value")),
+}
 
 
 def main() -> int:

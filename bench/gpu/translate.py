@@ -3,8 +3,10 @@
     python bench/gpu/translate.py OUT                       # head dims 64 and 128, three dtypes, both modes
     python bench/gpu/translate.py OUT --head-dim 40,256 --dtype float32 --mode tensor --resources
 
-ORCHARD_JIT_BLOCKS chooses other block sizes, as it does for a call. `--resources` asks ptxas for registers,
-stack and threadgroup memory, prints them and puts them into the manifest.
+ORCHARD_JIT_BLOCKS chooses other block sizes, as it does for a call. A thread may take 168 registers at most,
+so that a multiprocessor runs three threadgroups of 128 threads of every kernel; `--registers 0` leaves it to
+the driver. `--resources` asks ptxas for registers, stack and threadgroup memory, prints them and puts them
+into the manifest.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ from orchard_jit.variant import Variant
 
 
 def variants(head_dims: list[int], dtypes: list[str], arch: str) -> Iterator[Variant]:
-    """Forward and backward of each, full and causal."""
+    """Forward, backward and decode of each, full and causal."""
     for head_dim, dtype, features, kernel in itertools.product(
-        head_dims, dtypes, ((), ("causal",)), ("forward", "backward")
+        head_dims, dtypes, ((), ("causal",)), ("forward", "backward", "decode")
     ):
         yield select(
             backend="metal", arch=arch, kernel=kernel, dtype=dtype,
@@ -50,6 +52,8 @@ def launches(variant: Variant, source: Path) -> dict[str, dict[str, Any]]:
         kernel: {
             "threads": grouping.threads,
             "rows": grouping.finished,
+            "columns": grouping.columns,
+            "teams": grouping.simdgroups // grouping.split,
             "threadgroup_bytes": grouping.threadgroup_bytes,
             "buffers": buffers[kernel],
         }
@@ -57,12 +61,14 @@ def launches(variant: Variant, source: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def translate(variant: Variant, mode: str, folder: Path, with_resources: bool) -> dict[str, Any]:
+def translate(
+    variant: Variant, mode: str, folder: Path, registers: int, with_resources: bool
+) -> dict[str, Any]:
     """Writes the PTX of a variant and returns its entry of the manifest."""
     name = f"{variant.name}-{mode}"
     source = folder / f"{name}.metal"
     source.write_text(recipe.for_variant(variant).files[f"{variant.kernel}.metal"])
-    ptx = to_ptx(source, mode)
+    ptx = to_ptx(source, mode, registers=registers or None)
     (folder / f"{name}.ptx").write_text(ptx)
     taken = resources(ptx) if with_resources else None
     return {
@@ -97,6 +103,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32,float16,bfloat16")
     parser.add_argument("--mode", default=",".join(MODES))
     parser.add_argument("--arch", default="apple9", help="the GPU family to render for")
+    parser.add_argument("--registers", type=int, default=168, help="of a thread, at most; 0: any number")
     parser.add_argument("--resources", action="store_true", help="run ptxas on each")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
@@ -106,10 +113,14 @@ def main() -> None:
         [int(word) for word in options.head_dim.split(",")], options.dtype.split(","), options.arch
     )
     work = list(itertools.product(wanted, options.mode.split(",")))
+
+    def entry(wanted: tuple[Variant, str]) -> dict[str, Any]:
+        return translate(*wanted, options.folder, options.registers, options.resources)
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        entries = list(pool.map(lambda w: translate(*w, options.folder, options.resources), work))
-    for entry in entries:
-        report(entry)
+        entries = list(pool.map(entry, work))
+    for translated in entries:
+        report(translated)
     (options.folder / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n")
 
 

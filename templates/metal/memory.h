@@ -17,17 +17,17 @@ template <typename Pointer, int width, bool wide>
 struct Rows {
   Pointer data;  // row 0, column 0
   long stride;
-  int count;     // rows that exist. Others read as row 0: their results are hidden or not stored.
+  int count;     // rows that exist. Others read as the last one: their results are hidden or not stored.
   int columns;   // columns that exist. Others read as 0.
   Place place;
 
-  /// Row 8 i + r, where i is the same in all lanes. The host chooses `wide` when rows begin on 16 bytes and 32 bits
-  /// hold the offsets inside a block: then what does not depend on r needs no register of the lane. A 64-bit offset
-  /// is one product, for a compiler would keep the terms of a sum, of every row, in registers all through a loop.
+  /// Row 8 i + r. The host chooses `wide` when rows begin on 16 bytes and 32 bits hold the offsets inside a block.
+  /// Clamping the row, and not its offset, leaves a compiler no product that it would keep in a register all through
+  /// a loop, for every row.
   METAL_FUNC Pointer row(int i, int r) const {
-    const bool exists = r < count - 8 * i;
-    if constexpr (wide) return data + (exists ? r * int(stride) + 8 * i * int(stride) : 0);
-    return data + (exists ? 8 * i + r : 0) * stride;
+    const int existing = min(8 * i + r, max(count - 1, 0));
+    if constexpr (wide) return data + existing * int(stride);
+    return data + existing * stride;
   }
 
   /// The rows from i on; a row that exists even where i does not.
@@ -108,8 +108,10 @@ METAL_FUNC void store_chunk(const thread Rows<device T*, width, wide>& rows, int
     UNROLL for (int e = 0; e < n; ++e) {
       if (column + e < rows.columns) target[e] = chunk.at[e];
     }
-  } else if constexpr (wide && bytes == 16) {
-    *reinterpret_cast<device uint4*>(target) = uint4(pack(chunk, 0), pack(chunk, 1), pack(chunk, 2), pack(chunk, 3));
+  } else if constexpr (wide && bytes % 16 == 0) {
+    device uint4* parts = reinterpret_cast<device uint4*>(target);
+    UNROLL for (int p = 0; p < bytes / 16; ++p)
+      parts[p] = uint4(pack(chunk, 4 * p), pack(chunk, 4 * p + 1), pack(chunk, 4 * p + 2), pack(chunk, 4 * p + 3));
   } else if constexpr (wide && bytes == 8) {
     *reinterpret_cast<device uint2*>(target) = uint2(pack(chunk, 0), pack(chunk, 1));
   } else if constexpr (wide && bytes == 4) {

@@ -8,6 +8,22 @@ struct Position {
   Place place;
 };
 
+/// A block of rows of one head: what a threadgroup works on.
+struct Block {
+  int number, head;
+};
+
+/// Threadgroups are taken to start in the order of their places in the grid. One head's blocks follow each other, so
+/// that caches serve all of them with its keys.
+METAL_FUNC Block in_turn(uint3 group) { return Block{int(group.x), int(group.y)}; }
+
+/// The first blocks of all heads come first, then the second ones. Where those have the most work, the last threadgroups
+/// to start are the shortest, and the GPU's cores finish together.
+METAL_FUNC Block across_heads(uint3 group, uint3 groups) {
+  const long place = long(group.y) * groups.x + group.x;
+  return Block{int(place / groups.y), int(place % groups.y)};
+}
+
 template <int rows, int simdgroups, int split>
 METAL_FUNC Position position_of(int block, uint simdgroup, uint lane, int length) {
   static_assert(rows % 8 == 0, "rows come in fragments of 8");

@@ -2,7 +2,7 @@
 
 from .compiler import check, compile_library, compile_source
 from .diagnostics import Diagnostic, MetalCompileError
-from .library import Argument, DispatchError, KernelRecord, Library, Statistics, Status
+from .library import Argument, DispatchError, KernelRecord, Library, Statistics, Status, Traffic
 
 __all__ = [
     "Argument",
@@ -13,6 +13,7 @@ __all__ = [
     "MetalCompileError",
     "Statistics",
     "Status",
+    "Traffic",
     "check",
     "compile_library",
     "compile_source",

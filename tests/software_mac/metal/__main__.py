@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import MetalCompileError, check, compile_library
 from .clang import ToolError
-from .ptx import MODES, resources, to_ptx
+from .ptx import MODES, REGISTERS, resources, to_ptx
 
 
 def main() -> int:
@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compiling.add_argument("--fast-math", action="store_true", help="as Metal's default: no NaN, no infinity")
     translating.add_argument("-o", dest="output", type=Path, required=True, help="the PTX file")
-    translating.add_argument("--mode", choices=MODES, default="exact", help="how 8x8 products are translated")
+    translating.add_argument(
+        "--mode", choices=(*MODES, REGISTERS), default="exact", help="how 8x8 products are translated"
+    )
     translating.add_argument(
         "--constant",
         type=_constant,

@@ -32,8 +32,9 @@ _ENGINE_FLAGS = (
 )
 _CHECKS = ("-fsanitize=thread,bounds,integer-divide-by-zero",)
 _CHECKED_OPTIMISER = (
-    # The sanitizer watches accesses of 1 to 16 bytes, so the optimiser must make no wider ones.
-    "-fsanitize=thread", "-fno-vectorize", "-fno-slp-vectorize",
+    # The sanitizer watches accesses of 1 to 16 bytes, so the optimiser must make no wider ones. Nor may it
+    # split those of vectors into their elements: they are counted as the source makes them.
+    "-fsanitize=thread", "-fno-vectorize", "-fno-slp-vectorize", "-mllvm", "-disable-vector-combine",
     "-mllvm", "-tsan-instrument-func-entry-exit=0", "-mllvm", "-tsan-instrument-read-before-write=1",
 )  # fmt: skip
 

@@ -66,6 +66,22 @@ class Statistics:
     threadgroup_bytes_written: int
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What a dispatch asks of a GPU, summed over its simdgroups; software_metal.h says what each counts."""
+
+    device_requests: int
+    device_bytes_read: int
+    device_bytes_written: int
+    sectors_read: int
+    sectors_written: int
+    threadgroup_requests: int
+    threadgroup_bytes: int
+    bank_conflicts: int
+    matrix_products: int
+    exponentials: int
+
+
 class _Argument(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p), ("attribute", ctypes.c_char_p),
@@ -96,12 +112,16 @@ class _Binding(ctypes.Structure):
     _fields_ = [("pointer", ctypes.c_void_p), ("length", ctypes.c_uint64)]
 
 
+class _Traffic(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in Traffic.__dataclass_fields__]
+
+
 class _Launch(ctypes.Structure):
     _fields_ = [
         ("threads_per_grid", ctypes.c_uint32 * 3), ("threads_per_threadgroup", ctypes.c_uint32 * 3),
         ("buffers", _Binding * BUFFERS), ("threadgroup_lengths", ctypes.c_uint32 * BUFFERS),
         ("constants", ctypes.POINTER(_ConstantValue)), ("constant_count", ctypes.c_uint32),
-        ("seed", ctypes.c_uint64),
+        ("seed", ctypes.c_uint64), ("traffic", ctypes.POINTER(_Traffic)),
     ]  # fmt: skip
 
 
@@ -155,9 +175,39 @@ class Library:
         seed: int = 0,
     ) -> Statistics:
         """Runs a kernel on arrays, which it reads and writes in place, or on bytes, which it reads."""
+        return self._run(kernel, _Launch(seed=seed), threads_per_grid, threads_per_threadgroup, buffers,
+                         threadgroup_lengths, constants)  # fmt: skip
+
+    def count(
+        self,
+        kernel: str,
+        threads_per_grid: int | Sequence[int],
+        threads_per_threadgroup: int | Sequence[int],
+        buffers: Mapping[int, np.ndarray[Any, Any] | bytes],
+        threadgroup_lengths: Mapping[int, int] | None = None,
+        constants: Mapping[str, np.generic | bool] | None = None,
+    ) -> tuple[Statistics, Traffic]:
+        """As dispatch, of a checked library; and says what the kernel asked of the GPU."""
+        if not self.is_checked:
+            raise ValueError("only the kernels of a checked library are counted")
+        counts = _Traffic()
+        launch = _Launch(traffic=ctypes.pointer(counts))
+        statistics = self._run(kernel, launch, threads_per_grid, threads_per_threadgroup, buffers,
+                               threadgroup_lengths, constants)  # fmt: skip
+        return statistics, Traffic(*(getattr(counts, name) for name in Traffic.__dataclass_fields__))
+
+    def _run(
+        self,
+        kernel: str,
+        launch: _Launch,
+        threads_per_grid: int | Sequence[int],
+        threads_per_threadgroup: int | Sequence[int],
+        buffers: Mapping[int, np.ndarray[Any, Any] | bytes],
+        threadgroup_lengths: Mapping[int, int] | None,
+        constants: Mapping[str, np.generic | bool] | None,
+    ) -> Statistics:
         if kernel not in self._kernels:
             raise KeyError(f"no kernel is named '{kernel}'; there are {', '.join(self._kernels)}")
-        launch = _Launch(seed=seed)
         launch.threads_per_grid[:] = _three(threads_per_grid)
         launch.threads_per_threadgroup[:] = _three(threads_per_threadgroup)
         arrays = {index: _array(value) for index, value in buffers.items()}

@@ -1,7 +1,9 @@
 """The same Metal source on an NVIDIA GPU: translation to PTX, and what ptxas says of the result.
 
-A simdgroup is a warp. The 8x8 matrix product has two translations: "exact" (shuffles and float multiply-adds)
-and "tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows the rest of a kernel.
+A simdgroup is a warp. The 8x8 matrix product has two translations that compute it: "exact" (shuffles and
+float multiply-adds) and "tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows
+the rest of a kernel. Both take registers of their own. A third one, "registers", takes those that the product
+has on Apple's GPUs and computes nothing: with it, ptxas says how many registers the kernel needs.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from .source import PreparedSource, prepare
 from .tables import parameters
 
 MODES = ("exact", "tensor")
+REGISTERS = "registers"
 _RESOURCES = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
     r"(?P<stores>\d+) bytes spill stores, "
@@ -42,14 +45,16 @@ class Resources:
 
 
 def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int | float] | None = None,
-           include: Sequence[Path] = (), architecture: str = "sm_90") -> str:  # fmt: skip
+           include: Sequence[Path] = (), architecture: str = "sm_90",
+           registers: int | None = None) -> str:  # fmt: skip
     """Translates a file. Function constants need values here: PTX is compiled with them.
 
     Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in order of
-    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument.
+    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. A thread takes
+    `registers` at most.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode is '{mode}'; there are {' and '.join(MODES)}")
+    if mode not in (*MODES, REGISTERS):
+        raise ValueError(f"mode is '{mode}'; there are {', '.join(MODES)} and {REGISTERS}")
     source = prepare(path, constants or {}, tuple(include))
     missing = [c.name for c in source.function_constants]
     if missing:
@@ -57,7 +62,7 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
     target = ["-target", "nvptx64-nvidia-cuda", f"-march={architecture}", "-nogpulib"]
     target += ["-Xclang", "-target-feature", "-Xclang", "+ptx80"]
     with tempfile.TemporaryDirectory(prefix="software_mac-") as work:
-        defines = ["-DMSL_TENSOR"] if mode == "tensor" else []
+        defines = [] if mode == "exact" else [f"-DMSL_{mode.upper()}"]
         text, _ = front_end(source, _entries(source), [*target, *defines, "-O2"], Path(work))
         module, out = Path(work) / "module.ll", Path(work) / "module.ptx"
         module.write_text(_inlined(_constant_memory_to_device_memory(text)))
@@ -68,7 +73,7 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
         raise MetalCompileError(
             [Diagnostic("error", str(path), 1, f"PTX has no instruction for {', '.join(absent)}")]
         )
-    return ptx
+    return ptx if registers is None else _limited(ptx, registers)
 
 
 def resources(ptx: str, architecture: str = "sm_90") -> dict[str, Resources] | None:
@@ -102,6 +107,10 @@ def _resources(match: re.Match[str]) -> Resources:
 def _inlined(text: str) -> str:
     """Make the entry the kernel itself. A called one spills more, and ptxas counts it under another name."""
     return re.sub(r"^(define (?!.*ptx_kernel).*?) (#\d+)", r"\1 alwaysinline \2", text, flags=re.M)
+
+
+def _limited(ptx: str, registers: int) -> str:
+    return re.sub(r"\.entry \w+\([^)]*\)", rf"\g<0>\n.maxnreg {registers}", ptx)
 
 
 def _entries(source: PreparedSource) -> str:

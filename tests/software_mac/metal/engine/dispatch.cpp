@@ -5,6 +5,7 @@
 #include "fault.h"
 #include "memory.h"
 #include "threadgroup.h"
+#include "traffic.h"
 
 namespace msl {
 
@@ -142,12 +143,14 @@ int run(const software_metal_kernel& kernel, const software_metal_launch& launch
   the_threadgroup.kernel_name = kernel.name;
   the_threadgroup.barriers = the_threadgroup.simd_operations = 0;
   the_memory.begin_dispatch(index, kernel, launch);
+  the_traffic.begin_dispatch(msl_checked ? launch.traffic : nullptr);
   {
     fault_guard guard;
     run_threadgroups(index, launch);
   }
   if (statistics) fill(*statistics);
   the_memory.end_dispatch();
+  the_traffic.end_dispatch();
   the_threadgroup.end_dispatch();
   return text.status;
 }

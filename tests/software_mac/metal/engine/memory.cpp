@@ -25,7 +25,8 @@ void memory::add_buffer(char* begin, uint64_t bytes, const software_metal_argume
     into = &other;
     break;
   }
-  if (!into) into = &add(space::device, begin, bytes);
+  if (!into) into = &add(argument.is_constant ? space::constant : space::device, begin, bytes);
+  if (!argument.is_constant) into->in = space::device;
   const size_t used = strlen(into->name);
   snprintf(into->name + used, sizeof into->name - used, "%sbuffer(%u) '%s'", used ? " and " : "", argument.index,
            argument.name);

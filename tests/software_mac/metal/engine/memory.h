@@ -52,6 +52,7 @@ class memory {
   void add_buffer(char* begin, uint64_t bytes, const software_metal_argument& argument);
   void watch();
   range* find(const char* address);
+  uint64_t place_of(const range& in, const char* address) const;
   void check_byte(range& in, char* address, const access& now, bool is_write);
   void race(const range& in, const char* address, const access& before, const char* earlier, const access& now,
             bool is_write);

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "traffic.h"
+
 struct msl_lane* msl_current;
 
 namespace msl {
@@ -63,6 +65,7 @@ void threadgroup_run::body() {
   threadgroup_run& self = the_threadgroup;
   self.entry_();
   if (--self.live_ == 0) {
+    self.count_accesses();
     void* finished;
     msl_switch(&finished, self.main_stack_);
   }
@@ -125,11 +128,17 @@ void threadgroup_run::meet_simdgroup(int site) {
     wait(place::simd_operation, site);
   } else {
     ++simd_operations;
+    if (the_traffic.is_counted()) the_traffic.meet(me.simdgroup);
     group.arrived = 0;
     group.runnable = group.members;
     runnable_simdgroups_ |= 1u << me.simdgroup;
   }
   me.at = place::running;
+}
+
+void threadgroup_run::count_accesses() {
+  if (!the_traffic.is_counted()) return;
+  for (unsigned g = 0; g * msl_simd_width < lane_count_; ++g) the_traffic.meet(g);
 }
 
 void* threadgroup_run::exchange(const void* value, unsigned size, int site) {
@@ -164,6 +173,7 @@ void threadgroup_run::threadgroup_barrier(unsigned flags, int site) {
     wait(place::barrier, site);
   } else {
     ++barriers;
+    count_accesses();
     waiting_at_barrier_ = 0;
     const unsigned groups = (lane_count_ + msl_simd_width - 1) / msl_simd_width;
     runnable_simdgroups_ = 0xffffffffu >> (32 - groups);

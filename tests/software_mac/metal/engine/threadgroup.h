@@ -65,6 +65,7 @@ class threadgroup_run {
   static void body();
   void set_up(uint3 extent);
   void meet_simdgroup(int site);
+  void count_accesses();
   void wait(place at, int site);
   void switch_to(unsigned index);
   unsigned next();

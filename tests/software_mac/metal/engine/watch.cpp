@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "memory.h"
+#include "traffic.h"
 
 extern "C" {
 // The linker's: this library in memory, and the part of it that holds threadgroup variables.
@@ -58,6 +59,12 @@ bool is_private(const char* address) {
 }
 
 }  // namespace
+
+// Counted from the start of the range, as if that were aligned, so that the same dispatch gives the same counts.
+uint64_t memory::place_of(const range& in, const char* address) const {
+  constexpr unsigned bits_of_offset = 40;
+  return static_cast<uint64_t>(&in - ranges_) << bits_of_offset | static_cast<uint64_t>(address - in.begin);
+}
 
 void memory::race(const range& in, const char* address, const access& before, const char* earlier, const access& now,
                   bool is_write) {
@@ -117,6 +124,8 @@ void memory::check(const void* pointer, uint64_t size, uint64_t alignment, bool 
     the_threadgroup.fail();
   }
   (is_write ? bytes_written : bytes_read)[in->in == space::threadgroup] += size;
+  if (in->in != space::constant && the_traffic.is_counted())
+    the_traffic.access(place_of(*in, address), size, is_write, in->in == space::threadgroup, site);
   if (!in->shadow) return;
   const access now = {stamp_of(threadgroup_, the_threadgroup.current(), in->in), site};
   for (uint64_t i = 0; i < size; ++i) check_byte(*in, address + i, now, is_write);

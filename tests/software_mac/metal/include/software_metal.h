@@ -71,6 +71,22 @@ struct software_metal_launch {
   const struct software_metal_constant_value* constants;  // every function constant that the pipeline was made with
   uint32_t constant_count;
   uint64_t seed;                        // 0: lanes run in order; else the order of switching is shuffled by it
+  struct software_metal_traffic* traffic;  // NULL: not counted; checked libraries only
+};
+
+// What a dispatch asks of a GPU, summed over its simdgroups. A request is one access of all lanes of a simdgroup; constant
+// memory is not counted. Banks are assumed: 32 of 4 bytes, which Apple does not document.
+struct software_metal_traffic {
+  uint64_t device_requests;
+  uint64_t device_bytes_read;           // by all lanes, also where several read the same byte
+  uint64_t device_bytes_written;
+  uint64_t sectors_read;                // of 32 bytes, that the requests touch
+  uint64_t sectors_written;
+  uint64_t threadgroup_requests;
+  uint64_t threadgroup_bytes;
+  uint64_t bank_conflicts;              // turns of a request beyond those that its bytes need
+  uint64_t matrix_products;             // 8 x 8 x 8
+  uint64_t exponentials;                // a lane's
 };
 
 struct software_metal_statistics {

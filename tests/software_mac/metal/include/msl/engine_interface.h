@@ -26,6 +26,10 @@ MSL_ENGINE void msl_simdgroup_barrier(unsigned flags, int site);
 MSL_ENGINE void msl_undefined(const char* what, int site);
 MSL_ENGINE void msl_need_full_simdgroup(const char* what, int site);
 
+// For the counters of traffic.h. The first is called by every lane of a simdgroup.
+extern "C" void msl_count_product();
+extern "C" void msl_count_exponential();
+
 // Writes the three components of a builtin (enum msl::builtin) for the current lane.
 MSL_ENGINE void msl_builtin(unsigned which, unsigned components[3]);
 // The pointer that the launch gave to buffer(index) or threadgroup(index).

@@ -34,6 +34,9 @@ METAL_FUNC uint index_in_threadgroup() {
   return (hardware & ~31u) | metal_lane(hardware & 31u);
 }
 
+// Read from lane 0, so that the compiler knows that all lanes agree on it, and that branches on it keep them together.
+METAL_FUNC uint index_of_simdgroup() { return from_lane(index_in_threadgroup() / 32, 0); }
+
 METAL_FUNC uint3 place_in_threadgroup() {
   const uint index = index_in_threadgroup();
   const uint3 size = size_of_threadgroup();
@@ -53,7 +56,7 @@ METAL_FUNC uint3 value_of(builtin which) {
     case builtin::thread_position_in_threadgroup: return place_in_threadgroup();
     case builtin::thread_index_in_threadgroup: return whole(index_in_threadgroup());
     case builtin::thread_index_in_simdgroup: return whole(lane_id());
-    case builtin::simdgroup_index_in_threadgroup: return whole(index_in_threadgroup() / 32);
+    case builtin::simdgroup_index_in_threadgroup: return whole(index_of_simdgroup());
     case builtin::threadgroup_position_in_grid: return place_of_threadgroup();
     case builtin::threadgroups_per_grid: return size_of_grid();
     case builtin::threads_per_grid: return size_of_grid() * size_of_threadgroup();

@@ -5,8 +5,12 @@
 #if defined(__NVPTX__)
 #include "math_ptx.h"
 #else
+#include "engine_interface.h"
 namespace msl {
-METAL_FUNC float exp2(float x) { return __builtin_exp2f(x); }
+METAL_FUNC float exp2(float x) {
+  msl_count_exponential();
+  return __builtin_exp2f(x);
+}
 METAL_FUNC float exp(float x) { return __builtin_expf(x); }
 METAL_FUNC float exp10(float x) { return __builtin_exp2f(x * 3.32192809488736234787f); }
 METAL_FUNC float log2(float x) { return __builtin_log2f(x); }

@@ -9,6 +9,7 @@ template <class D, class A, class B, class C>
 METAL_FUNC metal::vec<D, 2> multiply_accumulate(metal::vec<A, 2> a, metal::vec<B, 2> b, metal::vec<C, 2> c) {
   struct operands { float a0, a1, b0, b1; };
   need_full_simdgroup("simdgroup_multiply_accumulate");
+  msl_count_product();
   const MSL_SLOTS slot<operands>* slots = exchange(operands{float(a[0]), float(a[1]), float(b[0]), float(b[1])});
   const uint row = matrix_row(lane_id()), column = matrix_column(lane_id());
   float left = float(c[0]), right = float(c[1]);

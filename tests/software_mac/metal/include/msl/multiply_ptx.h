@@ -2,13 +2,24 @@
 //
 // Exact: shuffles and fused multiply-adds, in the order of multiply_cpu.h. With MSL_TENSOR: tensor cores, which make the
 // product nearly free, so that everything else of a kernel shows; products of floats are then rounded to tf32 (10 bits).
+// With MSL_REGISTERS: no product, but an instruction with the same registers, for ptxas to count those of the kernel.
 #pragma once
 
 namespace msl {
 
 METAL_FUNC void need_full_simdgroup(const char*) {}
 
-#if !defined(MSL_TENSOR)
+#if defined(MSL_REGISTERS)
+
+template <class D, class A, class B, class C>
+METAL_FUNC metal::vec<D, 2> multiply_accumulate(metal::vec<A, 2> a, metal::vec<B, 2> b, metal::vec<C, 2> c) {
+  metal::vec<D, 2> result;
+  result[0] = D(__builtin_fmaf(float(a[0]), float(b[0]), float(c[0])));
+  result[1] = D(__builtin_fmaf(float(a[1]), float(b[1]), float(c[1])));
+  return result;
+}
+
+#elif !defined(MSL_TENSOR)
 
 template <class D, class A, class B, class C>
 METAL_FUNC metal::vec<D, 2> multiply_accumulate(metal::vec<A, 2> a, metal::vec<B, 2> b, metal::vec<C, 2> c) {
