@@ -30,8 +30,10 @@ if TYPE_CHECKING:
         flash_attn_varlen_func,
         flash_attn_with_kvcache,
     )
+    from orchard_jit.functional import scaled_dot_product_attention
+    from orchard_jit.integrations.report import Report, report
+    from orchard_jit.integrations.routing import replace_sdpa, restore_sdpa, sdpa
     from orchard_jit.score import ScoreMod
-    from orchard_jit.sdpa import scaled_dot_product_attention
     from orchard_jit.tuning import tune
 
 __version__ = "0.1.0"
@@ -43,6 +45,7 @@ __all__ = [
     "Explanation",
     "MissingVariantError",
     "OrchardError",
+    "Report",
     "ScoreMod",
     "ToolchainError",
     "explain",
@@ -54,7 +57,11 @@ __all__ = [
     "flash_attn_varlen_func",
     "flash_attn_with_kvcache",
     "keep_mask",
+    "replace_sdpa",
+    "report",
+    "restore_sdpa",
     "scaled_dot_product_attention",
+    "sdpa",
     "specialize",
     "tune",
 ]
@@ -66,8 +73,10 @@ _HOMES = {
     "errors": [name for name in __all__ if name.endswith("Error")],
     "explanation": ["Explanation", "explain"],
     "flash_attn": [name for name in __all__ if name.startswith("flash_attn_")],
+    "functional": ["scaled_dot_product_attention"],
+    "integrations.report": ["Report", "report"],
+    "integrations.routing": ["replace_sdpa", "restore_sdpa", "sdpa"],
     "score": ["ScoreMod"],
-    "sdpa": ["scaled_dot_product_attention"],
     "tuning": ["tune"],
 }
 """By module, the names that it holds. No module may have the name of one of them."""

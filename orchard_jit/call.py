@@ -63,12 +63,22 @@ def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
 
 def variants(arguments: Arguments) -> dict[str, Variant]:
     """What forward and backward of the call run, by pass; nothing is computed or compiled."""
+    return planned(plan(arguments))
+
+
+def plan(arguments: Arguments) -> str:
+    """What forward and backward of the call ask for, to be read by `planned`; a bad call is an error."""
     try:
-        plan = operators.plan(*_specialized(arguments))
+        requests: str = operators.plan(*_specialized(arguments))
     except RuntimeError as error:
         raise cause(error) from None
+    return requests
+
+
+def planned(requests: str) -> dict[str, Variant]:
+    """The variants that a `plan` leads to, by pass."""
     passes = ("forward", "backward")
-    return {name: select(**request) for name, request in zip(passes, json.loads(plan), strict=True)}
+    return {name: select(**request) for name, request in zip(passes, json.loads(requests), strict=True)}
 
 
 def _specialized(arguments: Arguments) -> Arguments:

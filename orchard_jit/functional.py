@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from orchard_jit.attention import flash_attention
+from orchard_jit.attention import Options, flash_attention
+
+Call = tuple[torch.Tensor, torch.Tensor, torch.Tensor, Options]
+"""Query, key, value and the options of `flash_attention`."""
 
 
 def scaled_dot_product_attention(
@@ -39,21 +42,36 @@ def scaled_dot_product_attention(
         NotImplementedError, OrchardError: As in `flash_attention`.
 
     """
+    query, key, value, options = translate(
+        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+    )
+    return flash_attention(query, key, value, **options)
+
+
+def translate(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Call:
+    """What PyTorch means by its arguments, in those of `flash_attention`."""
     if attn_mask is not None and is_causal:
         raise ValueError("attn_mask must be None where is_causal=True: give one of them")
     if query.shape[:-2] != key.shape[:-2] or key.shape[:-2] != value.shape[:-2]:
         query, key, value = _broadcast(query, key, value, enable_gqa)
     is_bool = attn_mask is not None and attn_mask.dtype == torch.bool
-    return flash_attention(
-        query,
-        key,
-        value,
-        causal="upper_left" if is_causal else False,
-        mask=attn_mask if is_bool else None,
-        bias=None if is_bool else attn_mask,
-        dropout_p=dropout_p,
-        scale=scale,
-    )
+    options: Options = {
+        "causal": "upper_left" if is_causal else False,
+        "mask": attn_mask if is_bool else None,
+        "bias": None if is_bool else attn_mask,
+        "dropout_p": dropout_p,
+        "scale": scale,
+    }
+    return query, key, value, options
 
 
 def _broadcast(

@@ -1,0 +1,102 @@
+"""What became of the calls that were routed here: kernels that ran, and reasons why others could not."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchard_jit import call
+
+_MOST_REASONS = 100  # they hold shapes, of which a long run can see many
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the calls of PyTorch's attention that were routed here.
+
+    Attributes:
+        calls: How many there were, beside those traced.
+        variants: How often each kernel was called for. A backward counts where an input required a gradient.
+        fallbacks: How often PyTorch's own attention ran, by reason.
+        traced: The calls that `torch.compile` or a transform of `torch.func` has traced, each once, however
+            often it runs: what was called, and why PyTorch's own attention runs there; None where ours does.
+
+    """
+
+    calls: int
+    variants: Mapping[str, int]
+    fallbacks: Mapping[str, int]
+    traced: Mapping[str, str | None]
+
+    def __str__(self) -> str:
+        missed = sum(self.fallbacks.values())
+        lines = [f"scaled_dot_product_attention: {self.calls} calls, {missed} of them by PyTorch's own"]
+        lines += [f"{count:>8}  {name}" for name, count in _falling(self.variants)]
+        lines += [f"{count:>8}  PyTorch's own: {reason}" for reason, count in _falling(self.fallbacks)]
+        for name, reason in sorted(self.traced.items()):
+            lines.append(f"  traced  {name}" + ("" if reason is None else f"; PyTorch's own: {reason}"))
+        return "\n".join(lines)
+
+
+class Ledger:
+    """The counts, which threads share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._served: Counter[tuple[str, bool]] = Counter()
+        self._fallbacks: Counter[str] = Counter()
+        self._traced: dict[str, str | None] = {}
+
+    def serve(self, plan: str, *, backward: bool) -> None:
+        """Count a call that our kernels take, by `call.plan`."""
+        with self._lock:
+            self._served[plan, backward] += 1
+
+    def fall_back(self, reason: str) -> None:
+        """Count a call that PyTorch's own attention takes."""
+        with self._lock:
+            known = reason in self._fallbacks or len(self._fallbacks) < _MOST_REASONS
+            self._fallbacks[reason if known else "further reasons"] += 1
+
+    def trace(self, name: str, reason: str | None) -> None:
+        """Note a call in a graph; tracing comes by several times."""
+        with self._lock:
+            self._traced[name] = reason
+
+    def read(self, *, reset: bool) -> Report:
+        """What has been counted."""
+        with self._lock:
+            served, fallbacks, traced = self._served, self._fallbacks, self._traced
+            if reset:
+                self._clear()
+            else:
+                served, fallbacks, traced = served.copy(), fallbacks.copy(), traced.copy()
+        variants: Counter[str] = Counter()
+        for (plan, backward), count in served.items():
+            kernels = call.planned(plan)
+            variants[str(kernels["forward"])] += count
+            if backward:
+                variants[str(kernels["backward"])] += count
+        return Report(served.total() + fallbacks.total(), dict(variants), dict(fallbacks), traced)
+
+
+LEDGER = Ledger()
+
+
+def report(*, reset: bool = False) -> Report:
+    """What became of the calls that `sdpa` and `replace_sdpa` have routed here, in all threads.
+
+    Args:
+        reset: Count from 0 again.
+
+    """
+    return LEDGER.read(reset=reset)
+
+
+def _falling(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
