@@ -25,6 +25,34 @@ orchard_jit.flash_attention(q, q, q, causal=True).sum().backward()
 print(imported - started, time.perf_counter() - imported)
 """
 
+HITS = """
+import time, torch
+from orchard_jit import binding
+from orchard_jit.jit import library, recipe
+from orchard_jit.selection import select
+library.find(recipe.for_binding())  # what only the first hit imports is not a library's own time
+for kernel in ("forward", "backward"):
+    wanted = recipe.for_variant(select(
+        backend="cpu", kernel=kernel, dtype="float32", head_dim=64, head_dim_v=64, features=["causal"]
+    ))
+    wanted.key
+    started = time.perf_counter()
+    library.load(wanted)
+    print(time.perf_counter() - started)
+started = time.perf_counter()
+library.load(recipe.for_binding())
+print(time.perf_counter() - started)
+"""
+NAMES = ("forward", "backward", "operators, which register themselves")
+
+
+def hits(cache: str) -> list[float]:
+    """What it takes to find, verify, hold and load each library in a fresh process."""
+    environment = {**os.environ, "ORCHARD_JIT_CACHE_DIR": cache, "ORCHARD_JIT_OFFLINE": "1"}
+    words = [sys.executable, "-c", HITS]
+    run = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    return [float(line) for line in run.stdout.splitlines()]
+
 
 def seconds(cache: str, head_dim: int, **environment: str) -> tuple[float, float]:
     """Import and first call of a fresh process."""
@@ -50,6 +78,9 @@ def main() -> None:
         imported, called = (median(column) * 1e3 for column in zip(*runs, strict=True))
         print(f"warm cache, beyond torch (median of 11)                 {imported + called:7.1f} ms")
         print(f"    import orchard_jit {imported:.1f} ms, first forward+backward {called:.1f} ms")
+        columns = zip(*(hits(cache) for _ in range(11)), strict=True)
+        for name, column in zip(NAMES, columns, strict=True):
+            print(f"    one library: {name:40} {median(column) * 1e3:7.2f} ms")
 
 
 if __name__ == "__main__":

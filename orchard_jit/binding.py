@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Sequence
 
-from orchard_jit.jit import library, recipe
+from orchard_jit.jit import library, recipe, recording
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
 
@@ -62,6 +62,7 @@ def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel], error: int, capac
     """Fill `kernels` with the entry points of the variants that `requests` (a JSON list) needs."""
     try:
         variants = [select(**request) for request in json.loads(requests)]
+        recording.note(variants)
         plug_ins = library.load_all([recipe.for_variant(variant) for variant in variants])
         for index, plug_in in enumerate(plug_ins):
             for name in _ENTRY_POINTS:

@@ -53,8 +53,9 @@ def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
 
             return transforms.forward(arguments)
         # Each argument costs time on its way to C++.
-        rare = arguments[_COMMON:]
-        given = arguments[:_COMMON] if rare == _RARE_DEFAULTS else arguments
+        # Dynamo of PyTorch 2.5 to 2.8 can't compare a tensor with None, and a graph gains nothing by it.
+        is_plain = not torch.compiler.is_compiling() and arguments[_COMMON:] == _RARE_DEFAULTS
+        given = arguments[:_COMMON] if is_plain else arguments
         out, lse = operators.forward(*given)
     except RuntimeError as error:
         raise cause(error) from None

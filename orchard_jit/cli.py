@@ -26,8 +26,14 @@ _VERBS = {
     "bench": ("bench", "time attention, ours and PyTorch's"),
     "tune": ("tune", "find the fastest block sizes for a call"),
     "prebuild": ("prebuild", "compile kernels ahead of their first call"),
+    "record": ("record", "write down which kernels a program uses, for prebuild"),
+    "export": ("exporting", "what is compiled, as an archive for other machines"),
+    "import": ("importing", "take such an archive in"),
+    "wheel": ("wheel", "what is compiled, as a package to install"),
     "list": ("listing", "what is compiled"),
     "show": ("show", "everything about one compiled library"),
+    "verify": ("verify", "is everything that is compiled whole?"),
+    "prune": ("prune", "remove what is stale or not used"),
     "clear": ("clear", "remove what is compiled"),
     "render": ("render", "the source of a kernel"),
 }
@@ -40,8 +46,10 @@ compile ahead of the first call, look at what is compiled.
 _VARIABLES = """\
 environment:
   ORCHARD_JIT_CACHE_DIR      where compiled kernels are kept
+  ORCHARD_JIT_CACHE_MAX_SIZE what they may take up there (4 GB)
   ORCHARD_JIT_PREBUILT_DIRS  kernels compiled elsewhere, searched first
   ORCHARD_JIT_OFFLINE=1      never compile; a missing kernel is an error
+  ORCHARD_JIT_RECORD         a file to write down used kernels in
   ORCHARD_JIT_QUIET=1        don't tell about compiling on stderr
   ORCHARD_JIT_CXXFLAGS, CXX  flags to add for the compiler, and another one
   ORCHARD_JIT_BLOCKS         a file of block sizes, in place of all others

@@ -20,7 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-if sys.platform != "darwin":
+DEVICES = os.environ.get("ORCHARD_TEST_DEVICES", "cpu,mps").split(",")
+if sys.platform != "darwin" and "mps" in DEVICES:
     # Before anybody asks PyTorch about MPS: from here on there is a Mac, in software.
     from software_mac import apple, mps
 
@@ -42,7 +43,7 @@ def empty_cache(tmp_path, monkeypatch):
     return cache
 
 
-@pytest.fixture(params=["cpu", "mps"])
+@pytest.fixture(params=DEVICES)
 def device(request):
     """Every device that the conformance suite runs on."""
     return request.param

@@ -6,14 +6,19 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchard_jit import binding
+from orchard_jit.commands.memory import Budget, available_bytes
 from orchard_jit.errors import CacheError, OrchardError
 from orchard_jit.jit import library, roots
 from orchard_jit.jit.recipe import Recipe
+from orchard_jit.jit.workers import workers
+
+_BYTES = {"binding": 1_800_000_000, "variant": 150_000_000}
+"""What compilers take. GCC 12: 900 and 810 MB for the operators' two files, 64 to 116 MB for a kernel."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +41,59 @@ class Outcome:
     error: str | None = None
 
 
+class Estimate:
+    """When all will be built, by what such builds took before, and by how these differ from that.
+
+    Attributes:
+        done: How many have ended.
+
+    """
+
+    def __init__(self, recipes: Sequence[Recipe], jobs: int) -> None:
+        self.done = 0
+        self._expected = {recipe.key: library.expected_seconds(recipe) for recipe in recipes}
+        self._jobs = max(1, min(jobs, len(recipes)))
+        self._foreseen = self._took = 0.0
+        self._end = time.monotonic() + self._rest()
+
+    def add(self, outcome: Outcome) -> None:
+        """Take note of a build that has ended."""
+        self.done += 1
+        self._foreseen += self._expected.pop(outcome.recipe.key)
+        self._took += outcome.seconds
+        self._end = time.monotonic() + self._rest() * self._took / self._foreseen
+
+    def seconds_left(self) -> float:
+        """From now on."""
+        return max(self._end - time.monotonic(), 0.0)
+
+    def _rest(self) -> float:
+        return max(sum(self._expected.values()) / self._jobs, max(self._expected.values(), default=0.0))
+
+
 def build_all(recipes: Sequence[Recipe], jobs: int) -> Iterator[Outcome]:
-    """Build what no store has, `jobs` at a time; outcomes come in the order in which they are ready."""
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        futures = [pool.submit(_outcome, recipe) for recipe in recipes]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:  # Ctrl-C: what is being compiled is waited for, nothing else is begun
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Build what no store has, `jobs` at a time or as many as there is memory for.
+
+    Yields:
+        Outcomes in the order in which they are ready. What is compiled when the caller stops asking is ended.
+
+    """
+    memory = Budget(available_bytes())
+    with workers(jobs) as crew:
+        for future in as_completed([crew.submit(_outcome, recipe, memory) for recipe in recipes]):
+            yield future.result()
 
 
-def _outcome(recipe: Recipe) -> Outcome:
+def _outcome(recipe: Recipe, memory: Budget) -> Outcome:
     started = time.monotonic()
     try:
         entry = library.find(recipe)
         state = "cached" if entry else "built"
         if entry is None:
-            _load(recipe)
+            (kind,) = recipe.spec
+            with memory.share(_BYTES[kind]):
+                started = time.monotonic()
+                _load(recipe)
             entry = library.find(recipe)
         if entry is None:
             raise CacheError(f"{recipe.title} was loaded, but no store has it now")

@@ -5,27 +5,23 @@ from __future__ import annotations
 import difflib
 import os
 import platform
-import pwd
 import shlex
 import shutil
-import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import util
 from pathlib import Path
 
-import torch
-
-from orchard_jit import backends, binding
+from orchard_jit import backends
 from orchard_jit.backends.metal import FAMILIES
-from orchard_jit.blocks import tuned_path, tuned_table
-from orchard_jit.blocks.table import Table
+from orchard_jit.commands import memory, probe
 from orchard_jit.commands.console import bytes_text, count_text
 from orchard_jit.commands.machine import compiler_fault, mps_fault, ninja_version
-from orchard_jit.errors import BlocksError, ToolchainError
-from orchard_jit.jit import build, library, roots
-from orchard_jit.jit.recipe import for_binding, for_variant, platform_tag
-from orchard_jit.jit.store import Entry
+from orchard_jit.errors import ToolchainError
+from orchard_jit.jit import build, roots
+from orchard_jit.jit.entry import Entry
+from orchard_jit.jit.recipe import for_binding, for_variant
 from orchard_jit.selection import select
 
 OLDEST_TORCH, NEWEST_TORCH = (2, 13), (2, 13)
@@ -38,10 +34,12 @@ VARIABLES = (
     "ORCHARD_GPU_FAMILY",
     "ORCHARD_JIT_BLOCKS",
     "ORCHARD_JIT_CACHE_DIR",
+    "ORCHARD_JIT_CACHE_MAX_SIZE",
     "ORCHARD_JIT_CXXFLAGS",
     "ORCHARD_JIT_OFFLINE",
     "ORCHARD_JIT_PREBUILT_DIRS",
     "ORCHARD_JIT_QUIET",
+    "ORCHARD_JIT_RECORD",
     "ORCHARD_JIT_TUNED",
     "ORCHARD_STORAGE",
     "ORCHARD_TENSOR_PROFILE",
@@ -53,7 +51,9 @@ ACCEPTED = {"ORCHARD_GPU_FAMILY": FAMILIES, "ORCHARD_STORAGE": ("direct", "clone
 """Values of the variables that take only some; empty is as good as not set."""
 
 _TOOL_VARIABLES = ("CXX", "MACOSX_DEPLOYMENT_TARGET")
-_LEAST_SPACE = 200_000_000
+_PACKAGES = ("torch", "ninja", "jinja2", "platformdirs")
+_BUILD_BYTES = 1_500_000_000
+"""What the compiler takes for the operators, the largest of all."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Answer:
     """What a check found.
 
     Attributes:
-        state: "ok"; "warning", it works but not as it could; "problem", it does not work.
+        state: "ok"; "warning", it works but not as it could; "problem", it does not work; "not run".
         found: What was found.
         fix: What to do about it.
 
@@ -77,25 +77,39 @@ def python() -> Answer:
     return Answer("ok", f"{sys.version.split()[0]}, {sys.executable}")
 
 
+def packages() -> Answer:
+    """What the package imports: is it there, and is it the real one?"""
+    missing = [name for name in _PACKAGES if util.find_spec(name) is None]
+    if missing:
+        return Answer("problem", f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    here = [name for name in (*_PACKAGES, "orchard_jit") if _is_shadowed(name)]
+    if here:
+        fix = "rename it, or start Python in another folder"
+        return Answer("warning", f"imported from the current folder: {', '.join(here)}", fix)
+    return Answer("ok", ", ".join(_PACKAGES))
+
+
 def pytorch() -> Answer:
-    """The release of PyTorch."""
-    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    """The release of PyTorch, and whether it can be imported at all."""
+    reply = probe.torch()
+    if reply.fault is not None:
+        fix = "pip install --force-reinstall torch, with the release that fits this Python and this system"
+        return Answer("problem", f"can't be imported: {reply.fault}", fix)
+    version = reply.facts["version"]
+    release = tuple(int(part) for part in version.split(".")[:2])
     if OLDEST_TORCH <= release <= NEWEST_TORCH:
-        return Answer("ok", torch.__version__)
+        return Answer("ok", version)
     tested = " to ".join(dict.fromkeys(".".join(map(str, end)) for end in (OLDEST_TORCH, NEWEST_TORCH)))
-    return Answer(
-        "warning", f"{torch.__version__}, tested: {tested}", "install a tested release, or run the tests"
-    )
+    return Answer("warning", f"{version}, tested: {tested}", "install a tested release, or run the tests")
 
 
 def processor() -> Answer:
     """The instruction set that kernels are compiled for."""
     try:
-        return Answer(
-            "ok", f"kernels for {backends.get('cpu').arch()}, {count_text(torch.get_num_threads(), 'thread')}"
-        )
+        arch = backends.get("cpu").arch()
     except NotImplementedError as error:
         return Answer("problem", str(error), "use an x86-64 or a 64-bit ARM machine")
+    return Answer("ok", f"kernels for {arch}, {count_text(probe.torch().facts['threads'], 'thread')}")
 
 
 def compiler() -> Answer:
@@ -103,10 +117,10 @@ def compiler() -> Answer:
     command = shlex.split(build.compiler())[0]
     path = shutil.which(command)
     if path is None:
-        return Answer(_state_without_tools(), f"{command!r} is not on PATH", _toolchain_text())
+        return Answer(_state_without_tools(), f"{command!r} is not on PATH", toolchain_text())
     variant = select(backend="cpu", kernel="forward", dtype="float32", head_dim=64, head_dim_v=64)
     fault = compiler_fault(for_variant(variant).compile_flags)
-    found = f"{path}: {build.toolchain()['compiler']}"
+    found = f"{path}: {build.compiler_version()}"
     if fault is not None:
         fix = "install a compiler that takes these flags, or name one in CXX; look at ORCHARD_JIT_CXXFLAGS"
         return Answer("problem", f"{found}, can't compile: {fault}", fix)
@@ -121,67 +135,13 @@ def ninja() -> Answer:
     return Answer("ok", version)
 
 
-def cache() -> Answer:
-    """The folder that compiled kernels go to."""
-    root = roots.cache_root()
-    entries = [entry for store in roots.search_stores() if store.root == root for entry in store.entries()]
-    folder = next(path for path in (root, *root.parents) if path.exists())
-    status, free = folder.stat(), shutil.disk_usage(folder).free
-    exists = f"{count_text(len(entries), 'library')}" if folder == root else "made when first needed"
-    place = f"{root}: {exists}, {bytes_text(free)} free"
-    another = "set ORCHARD_JIT_CACHE_DIR to another folder"
-    if not folder.is_dir():
-        return Answer("problem", f"{place}, {folder} is not a folder", another)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        fix = f"{another}; until then kernels compiled by a process are lost when it ends"
-        return Answer("warning", f"{place}, not writable", fix)
-    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):  # Python has the flag on Linux only
-        return Answer("problem", f"{place}, mounted noexec: no library can be loaded from it", another)
-    damaged = [fault for entry in entries if (fault := entry.damage())]
-    if damaged:
-        return Answer(
-            "warning",
-            f"{place}, damaged: {'; '.join(damaged)}",
-            "nothing: they are compiled again when needed",
-        )
-    if free < _LEAST_SPACE:
-        return Answer("warning", f"{place}, which is little", f"free some, or {another}")
-    return Answer("ok", f"{place}, owner {_owner(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):o}")
-
-
-def blocks() -> Answer:
-    """Files of block sizes beside the shipped ones."""
-    path, own = tuned_path(), os.environ.get("ORCHARD_JIT_BLOCKS")
-    try:
-        tuned = len(tuned_table().entries)
-        if own:
-            Table.read(Path(own))
-    except BlocksError as error:
-        return Answer("problem", str(error), "correct it, or remove it: `orchard-jit tune` writes another")
-    found = f"{count_text(tuned, 'tuned kernel')} in {path}" if tuned else "shipped"
-    return Answer("ok", f"{found}, and those of {own}" if own else found)
-
-
-def prebuilt() -> Answer:
-    """Folders of kernels that were compiled elsewhere."""
-    named = [Path(name) for name in os.environ.get("ORCHARD_JIT_PREBUILT_DIRS", "").split(os.pathsep) if name]
-    missing = [str(path) for path in named if not path.is_dir()]
-    if missing:
-        return Answer("warning", f"no folder: {', '.join(missing)}", "correct ORCHARD_JIT_PREBUILT_DIRS")
-    stores = [
-        store for store in roots.search_stores() if store.root != roots.cache_root() and not store.writable
-    ]
-    if not stores:
-        return Answer("ok", "none")
-    entries = [entry for store in stores for entry in store.entries()]
-    place = f"{', '.join(str(store.root) for store in stores)}: {count_text(len(entries), 'library')}"
-    damaged = [fault for entry in entries if (fault := entry.damage())]
-    if damaged:
-        return Answer("warning", f"{place}, damaged: {'; '.join(damaged)}", "copy them again")
-    if not any(entry.shelf in (platform_tag(), for_binding().shelf) for entry in entries):
-        fix = f"prebuild for {platform_tag()} with torch {torch.__version__}"
-        return Answer("warning", f"{place}, none for this platform and torch", fix)
-    return Answer("ok", place)
+def free_memory() -> Answer:
+    """What compilers could use; the system kills one that finds none, without a word."""
+    free = memory.available_bytes()
+    found = f"{bytes_text(free)} free"
+    if free < _BUILD_BYTES:
+        return Answer("warning", found, "end other programs before the first call, or prebuild elsewhere")
+    return Answer("ok", found)
 
 
 def variables() -> Answer:
@@ -209,7 +169,7 @@ def mps() -> Answer:
         return Answer("warning", "not available", fault)
     family = backends.get("metal").arch()
     found = f'available: device="mps", kernels for {family}'
-    if _toolchain_text() is None:
+    if toolchain_text() is None:
         return Answer("ok", found)
     compiled = count_text(_stored_metal_kernels(family), "kernel")
     return Answer(
@@ -219,33 +179,25 @@ def mps() -> Answer:
     )
 
 
-def operators() -> Answer:
-    """Whether the compiled operators can be loaded."""
-    prebuild = "orchard-jit prebuild --operators"
-    if next(_stored_operators(), None) is None:
-        if library.offline():
-            return Answer(
-                "problem",
-                "not compiled, and ORCHARD_JIT_OFFLINE forbids it",
-                f"run `{prebuild}` without it, and where there is a compiler",
-            )
-        if _toolchain_text() is not None:
-            return Answer(
-                "problem",
-                "not compiled, and they can't be on this machine",
-                f"run `{prebuild}` elsewhere, and name the cache here in ORCHARD_JIT_PREBUILT_DIRS",
-            )
-        return Answer("ok", f"not compiled yet; the first call does it, or now: {prebuild}")
-    try:
-        binding.load()
-    except (RuntimeError, OSError) as error:
-        return Answer("problem", f"can't be loaded: {error}", f"orchard-jit clear --yes, then {prebuild}")
-    return Answer("ok", "loaded; `orchard-jit smoke` tries the kernels")
+def _is_shadowed(name: str) -> bool:
+    """Whether a file of the current folder is taken for a package, as a script called torch.py is."""
+    spec = util.find_spec(name)
+    return spec is not None and spec.origin is not None and Path(spec.origin) == Path.cwd() / f"{name}.py"
 
 
-def _stored_operators() -> Iterator[Entry]:
+def stored_operators() -> Iterator[Entry]:
+    """Those that this PyTorch can use."""
     key = for_binding().key
     return (entry for store in roots.search_stores() for entry in store.entries() if entry.key == key)
+
+
+def toolchain_text() -> str | None:
+    """Why nothing can be compiled, and the fix, or None if it can."""
+    try:
+        build.check_toolchain()
+    except ToolchainError as error:
+        return str(error)
+    return None
 
 
 def _stored_metal_kernels(family: str) -> int:
@@ -259,19 +211,4 @@ def _stored_metal_kernels(family: str) -> int:
 
 def _state_without_tools() -> str:
     """Where the operators are compiled already, a missing compiler may well be meant."""
-    return "problem" if next(_stored_operators(), None) is None else "warning"
-
-
-def _toolchain_text() -> str | None:
-    try:
-        build.check_toolchain()
-    except ToolchainError as error:
-        return str(error)
-    return None
-
-
-def _owner(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return f"user id {user}"
+    return "problem" if next(stored_operators(), None) is None else "warning"

@@ -20,6 +20,7 @@ SHOWN_DIGITS = 10
 """Of a key, in tables. `orchard-jit show` takes any prefix that is unique."""
 
 _BARS = "▁▂▃▄▅▆▇█"
+_BAR_WIDTH = 24
 _REFRESH_SECONDS = 0.2
 
 
@@ -63,6 +64,12 @@ def sparkline(values: Sequence[float], low: float, high: float, width: int) -> s
     return "".join(_BARS[round((mean - low) * scale)] if math.isfinite(mean) else "?" for mean in means)
 
 
+def bar(share: float) -> str:
+    """How far something is, for a share from 0 to 1."""
+    done = round(share * _BAR_WIDTH)
+    return f"{'━' * done}{'─' * (_BAR_WIDTH - done)}"
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of equal length as lines; every column but the last is padded to its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -84,6 +91,14 @@ def milliseconds(seconds: float) -> str:
     value = 1e3 * seconds
     digits = min(4, max(0, 2 - math.floor(math.log10(value)))) if value > 0 else 0
     return f"{value:.{digits}f} ms"
+
+
+def duration_text(seconds: float) -> str:
+    """As "45 s", "3 min", "2 h"."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def count_text(count: int, noun: str) -> str:

@@ -48,10 +48,11 @@ def described(entry: Entry) -> dict[str, object]:
     manifest = entry.manifest
     return {
         "key": entry.key,
-        "name": manifest["title"],
+        "name": entry.title,
         "shelf": entry.shelf,
         "size": manifest["size"],
         "built": datetime.fromtimestamp(manifest["created"], timezone.utc).isoformat(),
+        "used": datetime.fromtimestamp(entry.used, timezone.utc).isoformat(),
         "build_seconds": manifest["build_seconds"],
         "directory": str(entry.directory),
     }
@@ -64,7 +65,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
         f"{bytes_text(manifest['size']):>8}",
         f"{_age(time.time() - manifest['created']):>6}",
         f"{manifest['build_seconds']:5.1f} s",
-        manifest["title"],
+        entry.title,
     )
 
 

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from orchard_jit import backends
 from orchard_jit.errors import OrchardError
 from orchard_jit.jit import build
@@ -49,6 +47,8 @@ def compiler_fault(flags: Sequence[str] = ()) -> str | None:
 
 def facts() -> dict[str, Any]:
     """Processor, versions and date, to stand beside what was measured."""
+    import torch
+
     import orchard_jit
 
     return {
@@ -90,6 +90,8 @@ def require_device(device: str) -> None:
 
 def mps_fault() -> str | None:
     """Why there are no kernels for `device="mps"` on this machine, or None if there are."""
+    import torch
+
     available = torch.backends.mps.is_available()
     if not available and platform.system() != "Darwin":
         return f"MPS needs macOS on Apple Silicon; this is {platform.system()}"

@@ -8,7 +8,7 @@ from orchard_jit.commands import values
 from orchard_jit.variant import BACKENDS, FEATURES
 
 
-def add_json(verb: argparse.ArgumentParser) -> None:
+def add_json(verb: argparse._ActionsContainer) -> None:
     """A document for a program instead of text for a person."""
     verb.add_argument("--json", action="store_true", dest="as_json", help="print JSON for a program to read")
 

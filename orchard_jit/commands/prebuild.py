@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from orchard_jit.commands import builds, options, values, variants
-from orchard_jit.commands.console import UsageError, count_text, live, mark, print_json
-from orchard_jit.jit import library, roots
+from orchard_jit.commands import builds, kernels, options, values
+from orchard_jit.commands.console import (
+    UsageError,
+    bar,
+    count_text,
+    duration_text,
+    live,
+    mark,
+    print_json,
+)
+from orchard_jit.commands.variants import Grid
+from orchard_jit.jit import library, recording, roots
+from orchard_jit.jit.entry import Entry
 from orchard_jit.jit.recipe import Recipe, for_binding, for_variant
-from orchard_jit.variant import DTYPES, KERNELS
+from orchard_jit.variant import DTYPES, KERNELS, Variant
 
 DESCRIPTION = (
-    "Compile the operators and every combination of the given values that is not in the cache yet. The "
-    "cache folder can then be copied to machines without a compiler; name it there in "
-    "ORCHARD_JIT_PREBUILT_DIRS."
+    "Compile the operators and every combination of the given values, or of those in a file, that is not in "
+    "the cache yet. What is compiled when it is interrupted is kept. `orchard-jit export` and `orchard-jit "
+    "wheel` bring it to machines without a compiler."
 )
 EXAMPLE = "orchard-jit prebuild --head-dim 64,128 --dtype bfloat16,float32 --causal yes"
+
+Entries = Mapping[str, Entry | None]
+"""By key, what is compiled already."""
 
 _CAUSAL = {"yes": (True,), "no": (False,), "both": (False, True)}
 
@@ -27,33 +41,35 @@ _CAUSAL = {"yes": (True,), "no": (False,), "both": (False, True)}
 def add_options(verb: argparse.ArgumentParser) -> None:
     """Declare the parameters of `run`."""
     verb.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="the kernels of this file, as `orchard-jit record` writes it (*.toml), or of an "
+        "ORCHARD_JIT_RECORD (*.jsonl)",
+    )
+    verb.add_argument(
         "--head-dim",
         type=values.some(values.head_dim),
-        default=[],
         metavar="D[,D]",
         help="head dim of query and key",
     )
     verb.add_argument(
         "--head-dim-v",
         type=values.some(values.head_dim),
-        default=[],
         metavar="D[,D]",
         help="head dim of value (default: the same)",
     )
     verb.add_argument(
         "--dtype",
         type=values.one_of(DTYPES),
-        default=[],
         metavar="T[,T]",
         help=f"{', '.join(DTYPES)} (default: all)",
     )
-    verb.add_argument(
-        "--causal", choices=("yes", "no", "both"), default="both", help="with a causal mask (default: both)"
-    )
+    verb.add_argument("--causal", choices=("yes", "no", "both"), help="with a causal mask (default: both)")
     verb.add_argument(
         "--kernel",
         type=values.one_of(KERNELS),
-        default=["forward", "backward"],
         metavar="K[,K]",
         help=f"{', '.join(KERNELS)} (default: forward and backward)",
     )
@@ -69,7 +85,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         type=values.positive,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="how many to compile at a time (default: %(default)s)",
+        help="how many to compile at a time, if there is memory for them (default: %(default)s)",
     )
     verb.add_argument("--dry-run", action="store_true", help="list, compile nothing")
     options.add_json(verb)
@@ -77,83 +93,70 @@ def add_options(verb: argparse.ArgumentParser) -> None:
 
 def run(
     *,
-    head_dim: Sequence[int],
-    head_dim_v: Sequence[int],
-    dtype: Sequence[str],
-    causal: str,
-    features: Sequence[str],
-    score: str,
-    blocks: Mapping[str, int],
-    kernel: Sequence[str],
-    backend: str,
-    arch: str | None,
+    file: Path | None,
     operators: bool,
     kernels_only: bool,
     jobs: int,
     dry_run: bool,
     as_json: bool,
+    **given: Any,
 ) -> int:
-    """Build every combination that no store has yet. 1 if any failed."""
-    if not head_dim and not operators:
-        raise UsageError("say which kernels with --head-dim, or --operators for the operators alone")
-    kernels = [
-        for_variant(
-            variants.chosen(
-                backend=backend,
-                arch=arch,
-                kernel=one_pass,
-                dtype=name,
-                head_dim=dim,
-                head_dim_v=dim_v,
-                features=[*features, *(["causal"] if is_causal else [])],
-                score=score,
-                blocks=blocks,
-            )
+    """Build every wanted kernel that no store has yet. 1 if any failed."""
+    wanted = [for_variant(variant) for variant in _variants(file, given)]
+    if not (wanted or operators or file):
+        raise UsageError(
+            "say which kernels with --head-dim or a FILE, or --operators for the operators alone"
         )
-        for dim, dim_v, name, is_causal, one_pass in itertools.product(
-            head_dim,
-            head_dim_v or (None,),
-            dtype or variants.dtypes(backend),
-            _CAUSAL["no" if "window" in features else causal],  # a window has a right bound of its own
-            kernel,
-        )
-    ]
-    wanted = kernels if kernels_only else [for_binding(), *kernels]  # the slowest first
+    if not kernels_only:
+        wanted.insert(0, for_binding())  # the slowest first
     recipes = list({recipe.key: recipe for recipe in wanted}.values())
-    return _list(recipes, as_json) if dry_run else _build(recipes, jobs, as_json)
+    entries = {recipe.key: library.find(recipe) for recipe in recipes}
+    return _list(recipes, entries, as_json) if dry_run else _build(recipes, entries, jobs, as_json)
 
 
-def _list(recipes: Sequence[Recipe], as_json: bool) -> int:
-    cached = {recipe.key for recipe in recipes if library.find(recipe)}
+def _variants(file: Path | None, given: Mapping[str, Any]) -> Iterable[Variant]:
+    """Those of the file, or of the options."""
+    grid = {name: value for name, value in given.items() if value and (name, value) != ("backend", "cpu")}
+    if file is None:
+        if not given["head_dim"]:
+            return ()
+        causal = {"causal": _CAUSAL[grid["causal"]]} if "causal" in grid else {}
+        return Grid(**{**grid, **causal}).variants()
+    if grid:
+        options_given = ", ".join(f"--{name.replace('_', '-')}" for name in grid)
+        raise UsageError(f"{file} says which kernels; leave out {options_given}")
+    if file.suffix == ".jsonl":
+        return recording.read(file)
+    return (variant for table in kernels.read(file) for variant in table.variants())
+
+
+def _list(recipes: Sequence[Recipe], entries: Entries, as_json: bool) -> int:
     if as_json:
         print_json(
-            [{"key": recipe.key, "title": recipe.title, "cached": recipe.key in cached} for recipe in recipes]
+            [
+                {"key": each.key, "title": each.title, "cached": entries[each.key] is not None}
+                for each in recipes
+            ]
         )
         return 0
     for recipe in recipes:
-        print(f"{'cached  ' if recipe.key in cached else 'to build'}  {recipe.title}")
-    print(
-        f"{count_text(len(recipes), 'library')}: {len(cached)} cached, {len(recipes) - len(cached)} to build"
-    )
+        print(f"{'cached  ' if entries[recipe.key] else 'to build'}  {recipe.title}")
+    missing = sum(entry is None for entry in entries.values())
+    print(f"{count_text(len(recipes), 'library')}: {len(recipes) - missing} cached, {missing} to build")
     return 0
 
 
-def _build(recipes: Sequence[Recipe], jobs: int, as_json: bool) -> int:
-    if not all(library.find(recipe) for recipe in recipes):
-        builds.require_lasting_cache()
+def _build(recipes: Sequence[Recipe], entries: Entries, jobs: int, as_json: bool) -> int:
     started = time.monotonic()
-    outcomes: list[builds.Outcome] = []
-
-    def state() -> str:
-        return f"… {len(outcomes)} of {len(recipes)} done, {time.monotonic() - started:.0f} s"
-
-    ready = builds.build_all(recipes, jobs)
-    with builds.quiet_progress():
-        while True:
-            with live(state):
-                outcome = next(ready, None)
-            if outcome is None:
-                break
+    missing = [recipe for recipe in recipes if entries[recipe.key] is None]
+    outcomes = [
+        builds.Outcome(recipe, "cached", 0.0, str(entry.directory))
+        for recipe in recipes
+        if (entry := entries[recipe.key])
+    ]
+    if missing:
+        builds.require_lasting_cache()
+        for outcome in _watched(missing, jobs):
             outcomes.append(outcome)
             if not as_json:
                 _print(outcome)
@@ -166,10 +169,27 @@ def _build(recipes: Sequence[Recipe], jobs: int, as_json: bool) -> int:
     return 1 if failed else 0
 
 
+def _watched(recipes: Sequence[Recipe], jobs: int) -> Iterator[builds.Outcome]:
+    """Outcomes as they come; on a terminal, with a bar below them."""
+    estimate = builds.Estimate(recipes, jobs)
+
+    def line() -> str:
+        left = duration_text(estimate.seconds_left())
+        return f"{bar(estimate.done / len(recipes))}  {estimate.done} of {len(recipes)}, about {left} left"
+
+    ready = builds.build_all(recipes, jobs)
+    with builds.quiet_progress():
+        while estimate.done < len(recipes):
+            with live(line):
+                outcome = next(ready)
+            estimate.add(outcome)
+            yield outcome
+
+
 def _print(outcome: builds.Outcome) -> None:
-    took = f"  {outcome.seconds:.1f} s" if outcome.state != "cached" else ""
     print(
-        f"{mark('failed' if outcome.error else 'ok')} {outcome.state:6}  {outcome.recipe.title}{took}",
+        f"{mark('failed' if outcome.error else 'ok')} {outcome.state:6}  {outcome.recipe.title}"
+        f"  {outcome.seconds:.1f} s",
         flush=True,
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from orchard_jit.commands import options
 from orchard_jit.commands.console import bytes_text, columns, print_json
@@ -42,7 +44,7 @@ def _only_match(wanted: str) -> Entry:
     matches = {
         entry.key: entry
         for entry in reversed(entries)
-        if entry.key.startswith(wanted) or wanted == entry.manifest["title"]
+        if entry.key.startswith(wanted) or wanted == entry.title
     }
     if len(matches) == 1:
         return next(iter(matches.values()))
@@ -50,14 +52,14 @@ def _only_match(wanted: str) -> Entry:
         raise CacheError(
             f"no entry has a key that begins with {wanted!r}, or that name; see `orchard-jit list`"
         )
-    listed = "\n".join(f"  {entry.key}  {entry.manifest['title']}" for entry in matches.values())
+    listed = "\n".join(f"  {entry.key}  {entry.title}" for entry in matches.values())
     raise CacheError(f"{wanted!r} fits {len(matches)} entries; give more of the key:\n{listed}")
 
 
 def _print(entry: Entry, damage: str | None) -> None:
     manifest = entry.manifest
-    inputs, toolchain = manifest["key_inputs"], manifest["toolchain"]
-    built = datetime.fromtimestamp(manifest["created"]).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    built = datetime.fromtimestamp(manifest["created"]).astimezone()
+    used = datetime.fromtimestamp(entry.used).astimezone()
     rows = [
         ("key", entry.key),
         ("shelf", entry.shelf),
@@ -65,17 +67,29 @@ def _print(entry: Entry, damage: str | None) -> None:
         ("library", f"{entry.library.name}, {bytes_text(manifest['size'])}"),
         ("sha256", manifest["sha256"]),
         ("state", f"damaged: {damage}" if damage else "whole"),
-        ("built", f"{built}, in {manifest['build_seconds']:.1f} s"),
-        ("compiler", f"{toolchain['CXX']}: {toolchain['compiler']}"),
-        ("torch", toolchain["torch"]),
-        ("flags", shlex.join((*inputs["compile_flags"], *inputs["link_flags"]))),
-        ("sources", ", ".join(inputs["sources"])),
+        ("built", f"{built:%Y-%m-%d %H:%M:%S %z}, in {manifest['build_seconds']:.1f} s"),
+        ("last used", f"{used:%Y-%m-%d}"),
+        *_noted(manifest.get("toolchain"), ("CXX", "compiler", "torch")),
+        *_noted(manifest.get("key_inputs"), ("compile_flags", "link_flags", "sources")),
     ]
     ((kind, spec),) = manifest["spec"].items()
     rows += [
         (f"{kind}.{name}", value if isinstance(value, str) else json.dumps(value))
         for name, value in spec.items()
     ]
-    print(manifest["title"])
+    print(entry.title)
     for line in columns(rows):
         print(f"  {line}")
+
+
+def _noted(values: Any, names: Sequence[str]) -> list[tuple[str, str]]:
+    """What is written for people: it is there or not, and of any type."""
+    if not isinstance(values, dict):
+        return []
+    return [(name, _text(values[name])) for name in names if values.get(name)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return shlex.join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)

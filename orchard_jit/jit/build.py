@@ -7,21 +7,33 @@ lock never come into play.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchard_jit.errors import CompileError, ToolchainError
+from orchard_jit.errors import CacheError, CompileError, ToolchainError
+from orchard_jit.jit import workers
 from orchard_jit.jit.recipe import Recipe, write_files
 
 LOG = "build.log"
+SOURCES = "src"
+
 _SHOWN_ERRORS = 5
+_PLAIN_PATH = re.compile(r"[\w./+,@%=-]+", re.ASCII)
+_OF_THE_FOLDER = {
+    os.strerror(errno.ENOSPC): errno.ENOSPC,
+    os.strerror(errno.EDQUOT): errno.EDQUOT,
+    "failed to map segment": errno.EACCES,  # noexec, or something like it
+}
+"""What is the fault of the folder and not of the source: another one may do."""
 
 
 def build(recipe: Recipe, directory: Path) -> tuple[Path, ctypes.CDLL]:
@@ -32,37 +44,39 @@ def build(recipe: Recipe, directory: Path) -> tuple[Path, ctypes.CDLL]:
 
     Raises:
         ToolchainError: No compiler or no ninja.
-        CompileError: The compiler refused the source.
+        CompileError: The compiler refused the source, or made nothing that can be used. Its log is in `LOG`.
+        OSError: The directory is of no use: the disk is full, or no library can be loaded from it.
 
     """
     check_toolchain()
-    source_directory = directory / "src"
-    source_directory.mkdir()
-    write_files(recipe, source_directory)
-    object_directory = directory / "obj"
-    object_directory.mkdir()
+    (directory / SOURCES).mkdir()
+    (directory / "obj").mkdir()
+    write_files(recipe, directory / SOURCES)
 
     from torch.utils import cpp_extension  # imports setuptools: 0.3 s that a cache hit need not pay
 
-    with _ninja_on_path():
+    with _ninja_on_path(), _plain_path(directory) as place:
         try:
             cpp_extension.load(
                 name=recipe.library_name,
-                sources=[str(source_directory / name) for name in recipe.sources],
-                extra_cflags=list(recipe.compile_flags),
-                extra_ldflags=list(recipe.link_flags),
-                build_directory=str(object_directory),
+                sources=[str(place / SOURCES / name) for name in recipe.sources],
+                extra_cflags=_escaped(recipe.compile_flags),
+                extra_ldflags=_escaped(recipe.link_flags),
+                build_directory=str(place / "obj"),
                 is_python_module=False,
                 verbose=False,
             )
-        except (RuntimeError, OSError) as error:
-            raise _compile_error(recipe, directory, str(error)) from None
-    library = directory / f"{recipe.library_name}.so"
-    (built,) = object_directory.glob("*.so")  # a second build of one name in one process gets a suffix
-    built.rename(library)
-    (object_directory / "build.ninja").rename(directory / "build.ninja")
-    shutil.rmtree(object_directory)
-    return library, ctypes.CDLL(str(library))
+        except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
+            said = f"{error}\n{error.__cause__}" if isinstance(error, OSError) else str(error)
+            raise _refusal(recipe, directory, said.replace(str(place), str(directory))) from None
+    (built,) = (directory / "obj").glob("*.so")  # a second build of one name in one process gets a suffix
+    library = built.rename(directory / f"{recipe.library_name}.so")
+    (directory / "obj" / "build.ninja").rename(directory / "build.ninja")
+    shutil.rmtree(directory / "obj")
+    handle = ctypes.CDLL(str(library))
+    if missing := [name for name in recipe.exports if not hasattr(handle, name)]:
+        raise _refusal(recipe, directory, f"error: the library that was made has no {', '.join(missing)}")
+    return library, handle
 
 
 def compiler() -> str:
@@ -74,10 +88,14 @@ def toolchain() -> dict[str, Any]:
     """What a manifest says of the tools: the compiler's command and first line of version, and torch."""
     import torch
 
-    lines = subprocess.run(
-        [*shlex.split(compiler()), "--version"], capture_output=True, text=True, check=False
-    ).stdout.splitlines()
-    return {"CXX": compiler(), "compiler": lines[0] if lines else "unknown", "torch": torch.__version__}
+    return {"CXX": compiler(), "compiler": compiler_version(), "torch": torch.__version__}
+
+
+def compiler_version() -> str:
+    """The first line of what the compiler says of itself."""
+    words = [*shlex.split(compiler()), "--version"]
+    lines = subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines()
+    return lines[0] if lines else "unknown"
 
 
 def check_toolchain() -> None:
@@ -110,11 +128,34 @@ def _ninja_on_path() -> Iterator[None]:
     yield
 
 
-def _compile_error(recipe: Recipe, directory: Path, output: str) -> CompileError:
-    log = directory / LOG
-    log.write_text(output, encoding="utf-8")
+@contextmanager
+def _plain_path(directory: Path) -> Iterator[Path]:
+    """Another path to the directory, if its own has letters that `cpp_extension` can't tell ninja."""
+    if _PLAIN_PATH.fullmatch(str(directory)):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="orchard_jit-") as folder:
+        if not _PLAIN_PATH.fullmatch(folder):
+            raise CacheError(
+                f"nothing can be compiled in {directory}, nor in {folder}: set TMPDIR to a plain path"
+            )
+        link = Path(folder) / "build"
+        link.symlink_to(directory)
+        yield link
+
+
+def _escaped(flags: Iterable[str]) -> list[str]:
+    """For the shell, and for ninja, through which the shell gets them."""
+    return [shlex.quote(flag).replace("$", "$$") for flag in flags]
+
+
+def _refusal(recipe: Recipe, directory: Path, output: str) -> CompileError | OSError:
+    """Why there is no library: an interrupt, the disk, or else what the compiler has said."""
+    workers.go_on()
+    for text, number in _OF_THE_FOLDER.items():
+        if text in output:
+            return OSError(number, text, str(directory))
+    (directory / LOG).write_text(output, encoding="utf-8")
     errors = [line.strip() for line in output.splitlines() if re.search(r"\berror:", line)]
     shown = "\n  ".join(errors[:_SHOWN_ERRORS] or output.splitlines()[-_SHOWN_ERRORS:])
-    return CompileError(
-        f"compiling {recipe.title} failed:\n  {shown}\nfull log: {log}\nsources: {directory / 'src'}"
-    )
+    return CompileError(f"compiling {recipe.title} failed:\n  {shown}")

@@ -20,6 +20,8 @@ from orchard_jit.variant import Variant
 
 ABI_VERSION = 2
 """Version of `params.h`: what the binding and the plug-ins agree on."""
+ENTRY_POINTS = ("scratch", "run", "storage")
+"""What a plug-in exports, in the order of `orchard::Kernel` in templates/binding/kernels.h."""
 
 _KEY_SCHEMA = 1
 _KEY_DIGITS = 20
@@ -38,6 +40,7 @@ class Recipe:
         sources: Those of `files` that the compiler is given.
         compile_flags: For the compiler, in order.
         link_flags: For the linker, in order.
+        exports: Functions that the library must have to be of any use.
 
     """
 
@@ -49,6 +52,7 @@ class Recipe:
     sources: tuple[str, ...]
     compile_flags: tuple[str, ...]
     link_flags: tuple[str, ...]
+    exports: tuple[str, ...] = ()
 
     @property
     def key_inputs(self) -> dict[str, Any]:
@@ -70,14 +74,19 @@ class Recipe:
 
     @cached_property
     def key(self) -> str:
-        """20 hexadecimal digits of the SHA-256 of `key_inputs`."""
-        canonical = json.dumps(self.key_inputs, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_DIGITS]
+        """What the library is called everywhere: `key_of` its inputs."""
+        return key_of(self.key_inputs)
 
     @property
     def library_name(self) -> str:
         """Unique in a process, as PyTorch's extension loader wants it."""
         return f"orchard_{self.key}"
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """20 hexadecimal digits of the SHA-256 of a recipe's `key_inputs`."""
+    canonical = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_DIGITS]
 
 
 def for_variant(variant: Variant) -> Recipe:
@@ -106,6 +115,7 @@ def for_variant(variant: Variant) -> Recipe:
         sources=(next(iter(files)),),
         compile_flags=(*backend.compile_flags(variant), *_user_flags()),
         link_flags=backend.link_flags(variant),
+        exports=tuple(entry_point(name) for name in ENTRY_POINTS),
     )
 
 
@@ -127,7 +137,13 @@ def for_binding() -> Recipe:
         # PyTorch has loaded the OpenMP runtime already; linking another would start a second thread pool.
         compile_flags=("-O1", "-fvisibility=hidden", *(() if on_mac else ("-fopenmp",)), *_user_flags()),
         link_flags=(),
+        exports=("orchard_set_resolver", "orchard_forget_kernels"),
     )
+
+
+def entry_point(name: str) -> str:
+    """What one of `ENTRY_POINTS` is called in a plug-in."""
+    return f"orchard_{name}_v{ABI_VERSION}"
 
 
 def platform_tag(machine: str | None = None) -> str:

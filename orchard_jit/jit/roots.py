@@ -1,7 +1,8 @@
 """Which folders are searched for libraries, and which one new libraries go to.
 
 Searched in order: `ORCHARD_JIT_PREBUILT_DIRS` (separated like `PATH`), the folder `_prebuilt` inside the
-package, then the cache: `ORCHARD_JIT_CACHE_DIR`, else the platform's user cache directory.
+package, an installed package `orchard_jit_cache`, which `orchard-jit wheel` makes, then the cache:
+`ORCHARD_JIT_CACHE_DIR`, else the platform's user cache directory.
 """
 
 from __future__ import annotations
@@ -9,47 +10,67 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-import stat
 import tempfile
 import warnings
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import platformdirs
-
 from orchard_jit.errors import CacheError
+from orchard_jit.jit import trust
 from orchard_jit.jit.store import Store
+
+INSTALLED = "orchard_jit_cache"
+"""The package whose folder is a root, wherever it is installed."""
 
 
 def cache_root() -> Path:
     """The folder that the user, or else the platform, has named. It need not exist yet."""
     named = os.environ.get("ORCHARD_JIT_CACHE_DIR")
-    return Path(named).expanduser().absolute() if named else Path(platformdirs.user_cache_dir("orchard_jit"))
+    if named:
+        return Path(named).expanduser().absolute()
+    import platformdirs  # not at the top: `orchard-jit doctor` says it when it is missing
+
+    return Path(platformdirs.user_cache_dir("orchard_jit"))
+
+
+def prebuilt_roots() -> list[Path]:
+    """Folders of libraries that were compiled elsewhere: those that are named, then the package's own."""
+    named = os.environ.get("ORCHARD_JIT_PREBUILT_DIRS", "").split(os.pathsep)
+    packaged = Path(__file__).resolve().parent.parent / "_prebuilt"
+    return [*(Path(name) for name in named if name), packaged, *_installed_roots()]
+
+
+@lru_cache
+def _installed_roots() -> list[Path]:
+    spec = find_spec(INSTALLED)  # which imports nothing
+    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
 
 
 def search_stores() -> list[Store]:
     """The stores to look into, in order. Nothing is created.
 
     Raises:
-        CacheError: The cache belongs to, or may be written by, somebody else.
+        CacheError: A folder belongs to, or may be written by, somebody else.
 
     """
-    named = os.environ.get("ORCHARD_JIT_PREBUILT_DIRS", "").split(os.pathsep)
-    packaged = Path(__file__).resolve().parent.parent / "_prebuilt"
-    stores = [
-        Store(root, writable=False) for root in (*(Path(n) for n in named if n), packaged) if root.is_dir()
-    ]
+    stores = []
+    for root in prebuilt_roots():
+        if root.is_dir():
+            trust.require_root(root, chosen=True)
+            stores.append(Store(root, writable=False, chosen=True))
     root = cache_root()
     if root.is_dir():
-        _refuse_foreign(root)
-        stores.append(Store(root, writable=_may_write(root)))
-    temporary = _temporary_root(root, create=False)
-    if temporary is not None:
-        stores.append(Store(temporary, writable=True))
+        trust.require_root(root)
+        if not is_noexec(root):
+            stores.append(Store(root, writable=_may_write(root)))
+    if root in _temporary:
+        stores.append(Store(_temporary[root], writable=True))
     return stores
 
 
 def writable_store() -> Store:
-    """The store that new libraries go to: the cache, or a private temporary folder if it can't be written.
+    """The store that new libraries go to: the cache, or a private temporary folder if it can't be used.
 
     Raises:
         CacheError: The cache belongs to, or may be written by, somebody else.
@@ -58,48 +79,71 @@ def writable_store() -> Store:
     root = cache_root()
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        pass  # _may_write tells
-    else:
-        _refuse_foreign(root)
-    if _may_write(root):
-        return Store(root, writable=True)
-    temporary = _temporary_root(root, create=True)
-    assert temporary is not None
-    return Store(temporary, writable=True)
+    except OSError as error:
+        return temporary_store(error.strerror or str(error))
+    trust.require_root(root)
+    if not _may_write(root):
+        return temporary_store("Permission denied")
+    if is_noexec(root):
+        return temporary_store("mounted noexec, no library can be loaded from there")
+    return Store(root, writable=True)
+
+
+def cache_store() -> Store:
+    """The cache as it is, there or not, for commands that keep it in order.
+
+    Raises:
+        CacheError: It belongs to, or may be written by, somebody else.
+
+    """
+    root = cache_root()
+    if root.is_dir():
+        trust.require_root(root)
+    return Store(root, writable=_may_write(root))
+
+
+def temporary_store(reason: str) -> Store:
+    """This process's replacement for a cache that it can't write; deleted when the process ends.
+
+    Raises:
+        CacheError: Libraries can't be kept in the temporary folder either.
+
+    """
+    root = cache_root()
+    if root not in _temporary:
+        remedy = "Set ORCHARD_JIT_CACHE_DIR to a folder that can be written, on a mount that is not noexec."
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="orchard_jit-"))
+        except OSError as error:
+            raise CacheError(
+                f"neither the cache {root} can be used ({reason}) nor a temporary folder: {error}. {remedy}"
+            ) from None
+        atexit.register(_remove_if_ours, folder, os.getpid())
+        if is_noexec(folder):
+            raise CacheError(f"the cache {root} can't be used ({reason}), and {folder} is noexec. {remedy}")
+        warnings.warn(
+            f"orchard_jit: the cache {root} can't be written ({reason}); kernels compiled now are kept in "
+            f"{folder} and lost when this process ends. {remedy}",
+            stacklevel=2,
+        )
+        _temporary[root] = folder
+    return Store(_temporary[root], writable=True)
+
+
+@lru_cache
+def is_noexec(folder: Path) -> bool:
+    """Whether libraries in this folder can't be loaded. Python can tell on Linux alone."""
+    return bool(os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0))
 
 
 def _may_write(root: Path) -> bool:
     return os.access(root, os.W_OK | os.X_OK)
 
 
-def _refuse_foreign(root: Path) -> None:
-    """Whoever can write to the cache can run code as us."""
-    status = root.stat()
-    if status.st_uid not in (os.geteuid(), 0):
-        raise CacheError(
-            f"the cache {root} belongs to user id {status.st_uid}, not to you ({os.geteuid()}); "
-            "set ORCHARD_JIT_CACHE_DIR to a folder of your own"
-        )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise CacheError(
-            f"the cache {root} may be written by others (mode {stat.S_IMODE(status.st_mode):o}); "
-            f"run: chmod go-w {root}"
-        )
+_temporary: dict[Path, Path] = {}
+"""What stands in for which cache."""
 
 
-_temporary_roots: dict[Path, Path] = {}
-
-
-def _temporary_root(root: Path, *, create: bool) -> Path | None:
-    """This process's replacement for a cache that it can't write; deleted when the process ends."""
-    if create and root not in _temporary_roots:
-        folder = Path(tempfile.mkdtemp(prefix="orchard_jit-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        warnings.warn(
-            f"orchard_jit: the cache {root} can't be written; kernels compiled now are kept in {folder} "
-            "and lost when this process ends. Set ORCHARD_JIT_CACHE_DIR to a writable folder.",
-            stacklevel=2,
-        )
-        _temporary_roots[root] = folder
-    return _temporary_roots.get(root)
+def _remove_if_ours(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # and not a fork of it, which ends first
+        shutil.rmtree(folder, ignore_errors=True)

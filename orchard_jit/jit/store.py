@@ -1,106 +1,99 @@
 """Where finished libraries lie, and how one is found, verified, published and removed.
 
-    <root>/v1/<shelf>/<key>/      orchard_<key>.so  manifest.json  build.log  src/
+    <root>/v1/<shelf>/<key>/      orchard_<key>.so  manifest.json  build.ninja  src/
     <root>/v1/.locks/<key>        see `lock`; never removed
-    <root>/v1/.staging/<unique>/  entries in the making
-    <root>/v1/.quarantine/<key>-* damaged entries, kept to be looked at
+    <root>/v1/.staging/<unique>/  entries in the making, and on their way out
+    <root>/v1/.damaged/<unique>/  entries that were set aside, see `leftovers`
+    <root>/v1/.failed/<unique>/   builds that failed
 
-An entry is made in `.staging` and renamed into its place, so it is either whole or not there. Its
-manifest is written last and holds the library's size and SHA-256.
+An entry is made in `.staging` and renamed into its place, so it is either whole or not there. Its manifest is
+written last and holds the library's size and SHA-256. No result depends on a clock.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchard_jit.errors import CacheError
+from orchard_jit.jit import leftovers, lock, trust
+from orchard_jit.jit import manifest as manifests
+from orchard_jit.jit.entry import Entry, disk_bytes, file_sha256
+from orchard_jit.jit.manifest import Damage
+
+__all__ = ["LAYOUT", "Entry", "Store", "file_sha256"]
 
 LAYOUT = "v1"
-MANIFEST = "manifest.json"
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One finished library.
-
-    Attributes:
-        directory: Where it lies.
-        manifest: What it is: spec, key inputs, toolchain, sizes, SHA-256, build seconds.
-
-    """
-
-    directory: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def library(self) -> Path:
-        """The shared library."""
-        return self.directory / str(self.manifest["library"])
-
-    @property
-    def key(self) -> str:
-        """The recipe's key, which is also the directory's name."""
-        return self.directory.name
-
-    @property
-    def shelf(self) -> str:
-        """What the library can run on."""
-        return self.directory.parent.name
-
-    def damage(self) -> str | None:
-        """What is wrong with the library file, or None if it is as the manifest says."""
-        try:
-            size = self.library.stat().st_size
-            if size != self.manifest["size"]:
-                return f"{self.library} has {size} bytes, its manifest says {self.manifest['size']}"
-            if file_sha256(self.library) != self.manifest["sha256"]:
-                return f"{self.library} has another SHA-256 than its manifest says"
-        except (OSError, KeyError) as error:
-            return f"{self.directory} cannot be read: {error!r}"
-        return None
+_VISIBLE_SECONDS = 600.0
+"""After which every machine sees what another has written to a network mount; most take one minute."""
 
 
 class Store:
     """One root folder of entries. A read-only root is searched and never changed."""
 
-    def __init__(self, root: Path, *, writable: bool) -> None:
+    def __init__(self, root: Path, *, writable: bool, chosen: bool = False) -> None:
+        """Nothing is created.
+
+        Args:
+            root: The folder.
+            writable: Whether it may be changed.
+            chosen: Whether the user has named it as prebuilt, see `trust`.
+
+        """
         self.root = root
         self.writable = writable
+        self.chosen = chosen
         self._base = root / LAYOUT
 
     def find(self, shelf: str, key: str) -> Entry | None:
-        """The verified entry of that key, or None.
+        """The verified entry of that key, or None. A damaged one is set aside.
 
-        A damaged one is moved to the quarantine if the root is writable, so that it is built again,
-        and passed over with a warning if it is not.
+        Raises:
+            CacheError: Others can write to the folders on the way to it.
+
         """
         directory = self._base / shelf / key
-        entry = self._read(directory)
-        if entry is None:
+        trust.require_folders((self._base, directory.parent), self.root, chosen=self.chosen)
+        try:
+            entry = Entry(directory, manifests.read(directory))
+            if damage := entry.damage(chosen=self.chosen):
+                raise Damage(damage)
+        except FileNotFoundError:
             return None
-        damage = entry.damage()
-        if damage is None:
-            return entry
+        except Damage as damage:
+            self.set_aside(directory, str(damage))
+            return None
+        return entry
+
+    def set_aside(self, directory: Path, damage: str) -> None:
+        """Take an entry out of the way, so that it is built again; in a read-only root, only say so."""
         if self.writable:
-            self._quarantine(directory)
-            warnings.warn(f"orchard_jit: damaged cache entry set aside and rebuilt: {damage}", stacklevel=2)
+            self.move_aside(directory)
+            warnings.warn(f"orchard_jit: damaged cache entry set aside and rebuilt: {damage}", stacklevel=3)
         else:
-            warnings.warn(f"orchard_jit: damaged prebuilt entry ignored: {damage}", stacklevel=2)
-        return None
+            warnings.warn(f"orchard_jit: damaged prebuilt entry ignored: {damage}", stacklevel=3)
+
+    def move_aside(self, directory: Path) -> bool:
+        """The same without a word. False if it can't be moved, or somebody else has already done it."""
+        with suppress(OSError):
+            leftovers.keep(directory, self._folder(".damaged"))
+            return True
+        return False
+
+    def lock_path(self, key: str) -> Path:
+        """The file to lock while that key is built."""
+        return self._folder(".locks") / key
 
     def stage(self, key: str) -> Path:
-        """A new private directory in which an entry can be made."""
-        staging = self._folder(".staging")
-        return Path(tempfile.mkdtemp(prefix=f"{key}-", dir=staging))
+        """A new private directory in which an entry can be made, by whoever holds the lock of its key."""
+        return Path(tempfile.mkdtemp(prefix=leftovers.staging_name(key), dir=self._folder(".staging")))
 
     def publish(self, staged: Path, shelf: str, key: str, manifest: Mapping[str, Any]) -> Entry | None:
         """Move a staged entry to its place.
@@ -108,74 +101,120 @@ class Store:
         Returns:
             The entry, or None if somebody else has published the same key first.
 
-        """
-        manifest = {**manifest, "key": key, "shelf": shelf}
-        library = staged / str(manifest["library"])
-        manifest |= {"size": library.stat().st_size, "sha256": file_sha256(library)}
-        _write_durably(staged / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        _sync(library)
-        _sync(staged)
-        directory = self._folder(shelf) / key
-        for _ in range(2):
-            try:
-                staged.rename(directory)
-            except OSError:
-                if self._read(directory) is not None:
-                    return None
-                self._quarantine(directory)  # a directory without a manifest: nothing that anybody can use
-            else:
-                _sync(directory.parent)
-                return Entry(directory, manifest)
-        raise CacheError(f"cannot move {staged} to {directory}")
+        Raises:
+            OSError: It can't be written; what is staged is still there.
 
-    def lock_path(self, key: str) -> Path:
-        """The file to lock while that key is built."""
-        return self._folder(".locks") / key
+        """
+        library = staged / str(manifest["library"])
+        manifest = {"created": int(time.time()), **manifest, "key": key, "shelf": shelf}
+        manifest |= {"size": library.stat().st_size, "sha256": file_sha256(library)}
+        manifests.checked(manifest, staged / manifests.FILE, shelf, key)
+        (staged / manifests.FILE).write_text(manifests.text(manifest), encoding="utf-8")
+        for path in (staged, *staged.rglob("*")):  # others may read a prebuilt cache, and write none
+            path.chmod(0o755 if path.is_dir() or path == library else 0o644)
+        for path in (staged / manifests.FILE, library, staged):
+            _sync(path)
+        directory = self._folder(shelf) / key
+        if not _moved(staged, directory):
+            if not _is_abandoned(directory):
+                return None
+            self.set_aside(directory, f"{directory} is no entry")
+            if not _moved(staged, directory):
+                return None
+        _sync(directory.parent)
+        return Entry(directory, manifest)
+
+    def keep_failed(self, staged: Path) -> Path:
+        """Keep the sources and the log of a build that failed; returns where."""
+        return leftovers.keep(staged, self._folder(".failed"))
 
     def entries(self) -> Iterator[Entry]:
         """All entries with a readable manifest, unverified."""
-        for directory in sorted(self._base.glob("[!.]*/*/")):
-            entry = self._read(directory)
-            if entry is not None:
-                yield entry
+        for directory in self.directories():
+            with suppress(Damage, OSError):
+                yield Entry(directory, manifests.read(directory))
 
-    def remove(self, entry: Entry) -> None:
-        """Delete an entry. Processes that have its library loaded are not disturbed."""
-        doomed = self._folder(".staging") / f"removed-{entry.key}-{os.getpid()}"
+    def damaged(self) -> Iterator[tuple[Path, str]]:
+        """The folders of all entries that can't be used, and why."""
+        for directory in self.directories():
+            try:
+                fault = Entry(directory, manifests.read(directory)).damage(chosen=self.chosen)
+            except (Damage, OSError) as error:
+                fault = str(error)
+            if fault:
+                yield directory, fault
+
+    def remove(self, entry: Entry, *, even_held: bool = False) -> bool:
+        """Delete an entry, at once for everybody, unless a process holds it; say whether it is gone."""
+        manifest = entry.directory / manifests.FILE
         try:
-            entry.directory.rename(doomed)  # at once gone for everybody, then deleted file by file
+            descriptor = lock.hold(manifest) if even_held else lock.seize(manifest)
         except FileNotFoundError:
-            return
-        shutil.rmtree(doomed, ignore_errors=True)
-
-    def _read(self, directory: Path) -> Entry | None:
+            return True  # somebody else was quicker
+        if descriptor is None:
+            return False
         try:
-            manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-            return Entry(directory, manifest) if isinstance(manifest["library"], str) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+            unique = f"{leftovers.staging_name(entry.key)}{os.getpid()}-{time.monotonic_ns()}"
+            doomed = entry.directory.rename(self._folder(".staging") / unique)
+        except FileNotFoundError:
+            return True
+        finally:
+            os.close(descriptor)
+        shutil.rmtree(doomed, ignore_errors=True)
+        return True
+
+    def leftovers(self) -> list[Path]:
+        """What dead processes have left; it goes at the next build."""
+        return leftovers.of_the_dead(self._base / ".staging", self._base / ".locks")
+
+    def kept(self) -> list[Path]:
+        """What is kept to be looked at: entries that were set aside, and builds that failed."""
+        return [*self._base.glob(".damaged/*"), *self._base.glob(".failed/*")]
+
+    def old_layouts(self) -> list[Path]:
+        """What versions of this package have left that had another layout."""
+        return [path for path in self.root.glob("v[0-9]*") if path.name[1:].isdigit() and path.name < LAYOUT]
+
+    def disk_bytes(self) -> int:
+        """Of everything in it."""
+        return disk_bytes(self._base)
+
+    def directories(self) -> list[Path]:
+        """Where entries are, whatever state they are in."""
+        return sorted(self._base.glob("[!.]*/*/"))
 
     def _folder(self, name: str) -> Path:
-        folder = self._base / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def _quarantine(self, directory: Path) -> None:
-        place = Path(tempfile.mkdtemp(prefix=f"{directory.name}-", dir=self._folder(".quarantine")))
-        try:
-            directory.rename(place / directory.name)
-        except FileNotFoundError:
-            place.rmdir()  # somebody else has already moved it
+        """One of the store's folders, made if need be, and as trusted as the root."""
+        folders = (self._base, self._base / name)
+        for folder in folders:
+            with suppress(FileExistsError):
+                folder.mkdir()
+                folder.chmod(0o755)  # whatever the umask says
+        trust.require_folders(folders, self.root, chosen=self.chosen)
+        return self._base / name
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _moved(staged: Path, directory: Path) -> bool:
+    """Rename a folder, unless there is one in its place."""
+    try:
+        staged.rename(directory)
+    except OSError:
+        if directory.is_symlink() or directory.exists():
+            return False
+        raise
+    return True
 
 
-def _write_durably(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
+def _is_abandoned(directory: Path) -> bool:
+    """Whether what lies in an entry's place is none: damaged, or empty for so long that it can't be news."""
+    try:
+        manifests.read(directory)
+    except Damage:
+        return True
+    except OSError:
+        with suppress(OSError):
+            return time.time() - directory.lstat().st_mtime > _VISIBLE_SECONDS
+    return False
 
 
 def _sync(path: Path) -> None:

@@ -156,7 +156,7 @@ Tensor gradient_of_sinks(const Arguments& a, const Gradients& g, at::ScalarType 
       at::where(g.lse == -infinity, 0.0, at::exp2(a.sinks->mul(log2_e).view({1, -1, 1}) - g.lse));
   Tensor worth = -(g.grad_out.to(dtype) * g.out.to(dtype)).sum(-1);
   if (g.grad_lse) worth = worth + *g.grad_lse * log2_e;
-  return (share * worth).sum({0, 2});
+  return (share * worth).sum(at::IntArrayRef({0, 2}));
 }
 
 }  // namespace

@@ -6,14 +6,33 @@ import textwrap
 
 import pytest
 
-from .test_library import finish, python
+from .tiny import finish, python
 
 
-def test_import_writes_nothing_and_loads_no_compiler(tmp_path):
+def test_import_loads_no_compiler_and_changes_nothing(tmp_path):
+    """It reads modules, and the shared libraries that PyTorch has loaded anyway, and that is all."""
     code = """
-        import sys
+        import os, sys, torch
+        sys.dont_write_bytecode = True
+        changes = {
+            "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.symlink",
+            "os.truncate", "os.utime", "os.system", "os.fork", "os.posix_spawn", "subprocess.Popen",
+            "fcntl.flock", "socket.connect", "tempfile.mkdtemp", "tempfile.mkstemp",
+        }
+        seen = []
+
+        def watch(event, arguments):
+            if event in changes:
+                seen.append((event, arguments))
+            elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                seen.append((event, arguments))
+            elif event == "open" and not str(arguments[0]).endswith((".py", ".pyc")):
+                seen.append((event, arguments))
+
+        sys.addaudithook(watch)
         import orchard_jit
-        for name in ("setuptools", "torch.utils.cpp_extension", "ninja"):
+        assert not seen, seen
+        for name in ("setuptools", "torch.utils.cpp_extension", "ninja", "jinja2", "platformdirs"):
             assert name not in sys.modules, name
     """
     cache = tmp_path / "cache"

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import os
 import shutil
-import signal
 import stat
-import subprocess
-import sys
-import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from orchard_jit.errors import CompileError, MissingVariantError, ToolchainError
-from orchard_jit.jit import build, library, recipe
+from orchard_jit.jit import build, eviction, library, recipe
 from orchard_jit.jit.lock import held
+from orchard_jit.jit.store import Store
 from orchard_jit.selection import select
+
+from .tiny import USE_TINY, finish, make_recipe, publish, python, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -30,44 +30,7 @@ def _plain_compiler(monkeypatch):
 def tiny(monkeypatch):
     """A recipe that compiles in no time, and whose library answers 42."""
     monkeypatch.setattr(library, "_loaded", {})
-    return make_recipe("int answer() { return 42; }")
-
-
-def make_recipe(body, title="a tiny library"):
-    return recipe.Recipe(
-        title=title,
-        spec={"variant": {}},
-        shelf=recipe.platform_tag(),
-        origin={"body": body},
-        files={"tiny.cpp": f'extern "C" {body}\n'},
-        sources=("tiny.cpp",),
-        compile_flags=("-O1",),
-        link_flags=(),
-    )
-
-
-def python(code, **environment):
-    """Start a fresh Python on some code."""
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out.strip(), err
-
-
-USE_TINY = """
-    from tests.jit.test_library import make_recipe
-    from orchard_jit.jit import library
-    print(library.load(make_recipe("int answer() { return 42; }")).answer())
-"""
+    return make_recipe()
 
 
 def test_a_miss_builds_and_a_hit_does_not(empty_cache, tiny, monkeypatch, capfd):
@@ -150,10 +113,10 @@ def test_a_read_only_cache_without_compiler_and_ninja_is_a_hit(empty_cache, tiny
             path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
-def test_eight_processes_build_once(empty_cache):
-    processes = [python(USE_TINY) for _ in range(8)]
+def test_three_processes_build_once(empty_cache):
+    processes = [python(USE_TINY) for _ in range(3)]
     results = [finish(process) for process in processes]
-    assert [out for out, _ in results] == ["42"] * 8
+    assert [out for out, _ in results] == ["42"] * 3
     assert sum("compiled a tiny library in" in err for _, err in results) == 1
 
 
@@ -175,65 +138,6 @@ def test_several_libraries_are_built_side_by_side(empty_cache, tiny, capfd):
     assert all("compiling number" in line for line in lines[:2]), lines
 
 
-SLOW_COMPILER = """#!/bin/sh
-echo started >> "$STARTED"
-case "$*" in *-c*) sleep 30;; esac
-exec {compiler} "$@"
-"""
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def slow_build(tmp_path, empty_cache):
-    """A process in the middle of compiling the tiny library, for 30 seconds: its `c++` is a slow one.
-
-    It is slow by PATH and not by CXX, which would be in the key: this is the build that `tiny` waits for.
-    """
-    script, started = tmp_path / "slow" / "c++", tmp_path / "started"
-    script.parent.mkdir()
-    script.write_text(SLOW_COMPILER.format(compiler=shutil.which("c++")))
-    script.chmod(0o755)
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(USE_TINY)],
-        env={
-            **os.environ,
-            "PATH": os.pathsep.join((str(script.parent), os.environ["PATH"])),
-            "STARTED": str(started),
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A job in the background of a shell ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    wait_until(lambda: started.exists() and any((empty_cache / "v1").glob(".staging/*/obj/build.ninja")))
-    time.sleep(1)  # past the questions after its version, into the 30 seconds
-    return process
-
-
-def test_sigkill_in_the_middle_of_a_build_hurts_nobody(empty_cache, slow_build, tiny):
-    os.killpg(slow_build.pid, signal.SIGKILL)
-    slow_build.communicate()
-    assert (empty_cache / "v1" / ".locks" / tiny.key).exists()
-    # The lock file is still there, its holder is not: the next one just builds.
-    began = time.monotonic()
-    assert library.load(tiny).answer() == 42
-    assert time.monotonic() - began < 25
-
-
-def test_ctrl_c_ends_a_build_and_leaves_nothing(empty_cache, slow_build):
-    os.killpg(slow_build.pid, signal.SIGINT)
-    _, err = slow_build.communicate(timeout=20)
-    assert "KeyboardInterrupt" in err
-    assert not list((empty_cache / "v1" / ".staging").iterdir())
-
-
 def test_waiting_says_for_whom(empty_cache, tmp_path):
     said = []
     path = tmp_path / "locks" / "key"
@@ -244,3 +148,83 @@ def test_waiting_says_for_whom(empty_cache, tmp_path):
         wait_until(lambda: said)
     waiter.join(10)
     assert said[0].startswith(f"process {os.getpid()} since ")
+
+
+@pytest.mark.parametrize("name", ["two words", "a$HOME", "q\"uo'te", "co:lon|pipe", "tüte", "new\nline"])
+def test_any_path_will_do(tmp_path, monkeypatch, tiny, name):
+    """Ninja, the shell and `cpp_extension` each have letters that they take for their own."""
+    monkeypatch.setenv("ORCHARD_JIT_CACHE_DIR", str(tmp_path / name))
+    assert library.load(tiny).answer() == 42
+    assert library.find(tiny).directory.is_relative_to(tmp_path / name)
+
+
+def test_flags_reach_the_compiler_as_they_are(empty_cache, tiny):
+    flags = ("-DTEXT=\"two words, $HOME and 'more'\"", "-O1")
+    text = dataclasses.replace(make_recipe("const char* answer() { return TEXT; }"), compile_flags=flags)
+    answer = library.load(text).answer
+    answer.restype = ctypes.c_char_p
+    assert answer() == b"two words, $HOME and 'more'"
+
+
+RUBBISH_COMPILER = """#!/bin/sh
+case "$*" in *"{library}"*) for last; do :; done; {act};; *) exec {compiler} "$@";; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ('echo rubbish > "$last"', "invalid ELF header|file too short|not a mach-o"),
+        (': > "$last"', "file too short|not a mach-o"),
+        ("echo nothing was made", "cannot open shared object|no such file"),
+        ("echo 'error: no mercy' >&2; exit 1", "no mercy"),
+        ("kill -SEGV $$", "failed"),
+        ('exec {compiler} -shared -x c++ /dev/null -o "$last"', "has no answer"),
+    ],
+)
+def test_rubbish_is_never_published(empty_cache, tiny, tmp_path, monkeypatch, act, words):
+    script = tmp_path / "bin" / "c++"
+    script.parent.mkdir()
+    real = shutil.which("c++")
+    act = act.format(compiler=real)
+    script.write_text(RUBBISH_COMPILER.format(library=f"{tiny.library_name}", act=act, compiler=real))
+    script.chmod(0o755)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", os.pathsep.join((str(script.parent), path)))
+    with pytest.raises(CompileError, match=f"(?si)a tiny library failed:.*({words})"):
+        library.load(tiny)
+    assert library.find(tiny) is None
+    assert not list((empty_cache / "v1" / ".staging").iterdir())
+    monkeypatch.setenv("PATH", path)
+    assert library.load(tiny).answer() == 42  # the next one has a compiler that works
+
+
+def test_what_was_made_for_another_system_is_made_anew(empty_cache, tiny, monkeypatch):
+    """Whole, as its manifest says, and of no use here: it wants a newer C library, for example."""
+    staged = Store(empty_cache, writable=True).stage(tiny.key)
+    (staged / "other.so").write_bytes(b"\x7fELF of another system")
+    manifest = {"title": tiny.title, "spec": tiny.spec, "library": "other.so", "build_seconds": 1}
+    Store(empty_cache, writable=True).publish(staged, tiny.shelf, tiny.key, manifest)
+    with pytest.warns(UserWarning, match="set aside and rebuilt: .*other.so"):
+        assert library.load(tiny).answer() == 42
+
+
+def test_a_fork_in_the_middle_of_a_load_can_load(empty_cache, tiny):
+    """The thread that holds the lock of a key is not in the child, and would never let go of it."""
+    lock = library._thread_locks.setdefault(tiny.key, threading.Lock())
+    with lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if library.load(tiny).answer() == 42 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_cache_stays_below_its_limit(empty_cache, tiny, monkeypatch):
+    monkeypatch.setattr(eviction, "_publications", 0)
+    library.load(tiny)
+    monkeypatch.setenv("ORCHARD_JIT_CACHE_MAX_SIZE", "1kB")
+    monkeypatch.setattr(eviction, "_publications", 0)
+    publish(Store(empty_cache, writable=True))
+    library.load(make_recipe("int answer() { return 43; }", "another one"))
+    (left, also) = sorted(entry.title for entry in Store(empty_cache, writable=True).entries())
+    assert (left, also) == ("a tiny library", "another one"), "this process holds both, and not the third"
