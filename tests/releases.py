@@ -35,7 +35,7 @@ CORE = {
     "autograd": ("tests/test_autograd.py",),
     "autocast": ("tests/test_autocast.py",),
     "torch.func": ("tests/test_transforms.py",),
-    "interfaces": ("tests/test_interfaces.py", "tests/test_sdpa_semantics.py"),
+    "interfaces": ("tests/test_interfaces.py",),
     "first call": ("tests/jit/test_first_call.py",),
 }
 

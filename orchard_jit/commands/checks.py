@@ -24,7 +24,7 @@ from orchard_jit.jit.entry import Entry
 from orchard_jit.jit.recipe import for_binding, for_variant
 from orchard_jit.selection import select
 
-OLDEST_TORCH, NEWEST_TORCH = (2, 13), (2, 13)
+OLDEST_TORCH, NEWEST_TORCH = (2, 5), (2, 13)
 """What the package is tested with, as in pyproject.toml."""
 
 VARIABLES = (

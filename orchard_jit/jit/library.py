@@ -1,7 +1,7 @@
 """Recipe -> loaded library: from memory, else from a store, else built and published.
 
     load -> in memory?
-         -> _stored: in a store, verified, held, loaded      no lock, no compiler
+         -> _stored: in a store, verified, held, loaded      waits for nothing
          -> _make:   lock the key -> stored by now? -> build in `.staging` -> publish by a rename
 
 Whatever fails after the compiler has succeeded costs the next process a build, and this one nothing: it goes
@@ -34,7 +34,7 @@ os.register_at_fork(after_in_child=_thread_locks.clear)  # the threads that held
 
 
 def load(recipe: Recipe) -> ctypes.CDLL:
-    """The recipe's library, loaded into this process. A hit starts no compiler and takes no lock.
+    """The recipe's library, loaded into this process. A hit starts no compiler and waits for no lock.
 
     Raises:
         MissingVariantError: It would have to be compiled, and `ORCHARD_JIT_OFFLINE=1` forbids that.
