@@ -157,7 +157,7 @@ def selected(kernel="forward", dtype="float32"):
     ("kernel", "blocks", "words"),
     [
         ("forward", {"simdgroups": 64}, "simdgroups=64 makes 2048 threads; a threadgroup has 1024 at most"),
-        ("backward", {"dkv_simdgroups": 34}, "dkv_simdgroups=34 makes 1088 threads"),
+        ("backward", {"dkv_simdgroups": 36}, "dkv_simdgroups=36 makes 1152 threads"),
         ("forward", {"rows": 64, "columns": 128}, "bytes of threadgroup memory; there are 32768"),
         ("forward", {"rows": 12}, "rows must be a multiple of 8 up to 64, got 12"),
         ("forward", {"simdgroups": 5}, "simdgroups must be a multiple of split, got 5 and 2"),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from orchard_jit.commands import builds, kernels, memory
 from orchard_jit.commands.console import UsageError, bar, duration_text
 from orchard_jit.errors import MissingVariantError
 from orchard_jit.jit import library, recipe
+from orchard_jit.jit.store import LAYOUT
 from orchard_jit.selection import select
 
 from .conftest import ROOT
@@ -75,10 +77,12 @@ VARIANTS = {
 
 @pytest.fixture
 def operators_alone(tmp_path, monkeypatch):
-    """An empty cache, and a prebuilt folder with the operators, which take long."""
+    """An empty cache, and a prebuilt folder with the operators, which take long, and nothing else."""
     binding.load()
+    made = library.find(recipe.for_binding()).directory
+    shutil.copytree(made, tmp_path / "prebuilt" / LAYOUT / made.parent.name / made.name)
     (tmp_path / "cache").mkdir(mode=0o700)
-    monkeypatch.setenv("ORCHARD_JIT_PREBUILT_DIRS", os.environ["ORCHARD_JIT_CACHE_DIR"])
+    monkeypatch.setenv("ORCHARD_JIT_PREBUILT_DIRS", str(tmp_path / "prebuilt"))
     monkeypatch.setenv("ORCHARD_JIT_CACHE_DIR", str(tmp_path / "cache"))
 
 
