@@ -1,1 +1,0 @@
-#include <ATen/autocast_mode.h>
