@@ -11,13 +11,11 @@ from orchard_jit.jit import library, recipe, recording
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
 
-_ENTRY_POINTS = ("scratch", "run", "storage")
-
 
 class _Kernel(ctypes.Structure):
     """`orchard::Kernel` of templates/binding/kernels.h."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in _ENTRY_POINTS)
+    _fields_ = tuple((name, ctypes.c_void_p) for name in recipe.ENTRY_POINTS)
 
 
 _Resolver = ctypes.CFUNCTYPE(
@@ -65,8 +63,8 @@ def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel], error: int, capac
         recording.note(variants)
         plug_ins = library.load_all([recipe.for_variant(variant) for variant in variants])
         for index, plug_in in enumerate(plug_ins):
-            for name in _ENTRY_POINTS:
-                function = getattr(plug_in, f"orchard_{name}_v{recipe.ABI_VERSION}")
+            for name in recipe.ENTRY_POINTS:
+                function = getattr(plug_in, recipe.entry_point(name))
                 setattr(kernels[index], name, ctypes.cast(function, ctypes.c_void_p).value)
     except BaseException as exception:  # KeyboardInterrupt too: it can't fly through C++ frames
         _pending.exception = exception
