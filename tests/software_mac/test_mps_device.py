@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,3 +248,20 @@ def test_generators_are_independent() -> None:
     drawn = torch.rand(2, device="mps")
     torch.mps.set_rng_state(state)
     assert torch.equal(drawn, torch.rand(2, device="mps"))
+
+
+# The process
+
+
+def test_a_process_may_end_right_after_a_backward() -> None:
+    """Three at once, on the cores of few: the thread that ran the backward is likely to be late."""
+    code = """
+from software_mac import mps
+mps.install()
+import torch
+torch.ones(4, device="mps", requires_grad=True).mul(2).sum().backward()
+"""
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    running = [subprocess.Popen(command, env=environment) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]

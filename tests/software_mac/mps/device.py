@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.metadata
 import importlib.util
+import os
 from functools import cache
 from pathlib import Path
 
@@ -62,6 +64,19 @@ def install() -> None:
             "software_mac.mps.install() came too late: PyTorch has already looked for an mps device"
         )
     torch._C._has_mps = True  # a constant of the build, which Python code asks
+    atexit.register(_let_autograd_finish, os.getpid())
+
+
+def _let_autograd_finish(process: int) -> None:
+    """Waits until autograd's thread of the device has dropped the graph of the last backward. PyTorch 2.13
+    gives each graph a Python object, and a thread that drops one while the interpreter is going aborts the
+    process. This graph has none, and is done after all others. A fork has no such thread to wait for."""
+    import torch
+
+    if os.getpid() == process:
+        x = torch.zeros((), device="mps", requires_grad=True)
+        run_backward = torch.autograd.Variable._execution_engine.run_backward
+        run_backward((x * 1,), (torch.ones_like(x),), False, False, accumulate_grad=True)
 
 
 def command_buffer() -> int:
