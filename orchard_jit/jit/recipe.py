@@ -135,7 +135,12 @@ def for_binding() -> Recipe:
         sources=("autograd.cpp", "binding.cpp"),
         # at::parallel_for is a template: without OpenMP in our own translation unit it would run serially.
         # PyTorch has loaded the OpenMP runtime already; linking another would start a second thread pool.
-        compile_flags=("-O1", "-fvisibility=hidden", *(() if on_mac else ("-fopenmp",)), *_user_flags()),
+        # Without the macro PyTorch's headers declare every operator there is, which takes seconds to read.
+        compile_flags=(
+            *("-O1", "-fvisibility=hidden", "-DAT_PER_OPERATOR_HEADERS"),
+            *(() if on_mac else ("-fopenmp",)),
+            *_user_flags(),
+        ),
         link_flags=(),
         exports=("orchard_set_resolver", "orchard_forget_kernels"),
     )

@@ -1,9 +1,14 @@
 // Autograd: the forward saves its output and log-sum-exp, the backward recomputes the rest.
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <ATen/ops/new_zeros.h>
+#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/basic_ops.h>
+#include <torch/csrc/autograd/functions/utils.h>
 
 #include <algorithm>
+#include <memory>
+#include <mutex>
+#include <type_traits>
 
 #include "attention.h"
 #include "requests.h"
@@ -12,7 +17,8 @@ namespace orchard {
 namespace {
 
 using at::IValue;
-using torch::autograd::AutogradContext;
+using torch::autograd::Node;
+using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
 bool wants_gradient(at::ArrayRef<IValue> values) {
@@ -30,69 +36,84 @@ void refuse_tangents(at::ArrayRef<IValue> values) {
                                 "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)");
 }
 
-/// Keeps an operator's arguments: tensors where autograd watches over them, their places and all other values beside.
-void save(AutogradContext* context, std::vector<IValue> arguments, const Tensor& out, const Tensor& lse) {
-  variable_list tensors{out, lse};
-  const IValue place = Tensor();
-  for (IValue& argument : arguments) {
-    if (!argument.isTensor()) continue;
-    tensors.push_back(argument.toTensor());
-    argument = place;
-  }
-  const auto arrays = listed(arguments[Arguments::kArrays]);
-  arguments[Arguments::kArrays] = place;
-  tensors.insert(tensors.end(), arrays.begin(), arrays.end());
-  context->save_for_backward(std::move(tensors));
-  context->saved_data["arguments"] = c10::ivalue::Tuple::create(std::move(arguments));
-}
+/// The backward's node in autograd's graph. It keeps the forward's arguments and results: tensors where autograd
+/// watches over them, all other values, and the tensors' places, beside.
+class AttentionBackward : public Node {
+ public:
+  static constexpr size_t kBiasEdge = 3, kSinksEdge = 4;
 
-/// The arguments again, from what `save` kept.
-Stack saved_arguments(AutogradContext* context, const variable_list& tensors) {
-  const auto& saved = context->saved_data["arguments"].toTupleRef().elements();
-  Stack arguments(saved.begin(), saved.end());
-  auto next = tensors.begin() + 2;
-  for (size_t i = 0; i < arguments.size(); ++i)
-    if (arguments[i].isTensor() && i != Arguments::kArrays) arguments[i] = *next++;
-  arguments[Arguments::kArrays] = std::vector<Tensor>(next, tensors.end());
-  return arguments;
-}
-
-/// Autograd sees the tensors that may have a gradient; the stack holds all arguments.
-struct Attention : torch::autograd::Function<Attention> {
-  static variable_list forward(AutogradContext* context, const Tensor& /*query*/, const Tensor& /*key*/,
-                               const Tensor& /*value*/, const std::optional<Tensor>& /*bias*/,
-                               const std::optional<Tensor>& /*sinks*/, Stack* stack) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    std::vector<IValue> arguments = torch::jit::last(stack, Arguments::kCount).vec();
-    forward_operator().callBoxed(stack);
-    Tensor out, lse;
-    torch::jit::pop(stack, out, lse);
-    save(context, std::move(arguments), out, lse);
-    context->set_materialize_grads(false);
-    return {out, lse};
+  explicit AttentionBackward(std::vector<IValue> arguments) : arguments_(std::move(arguments)) {
+    for (IValue& argument : arguments_)
+      if (argument.isTensor()) keep(argument);
+    for (const Tensor& array : listed(arguments_[Arguments::kArrays])) tensors_.emplace_back(array, false);
+    arguments_[Arguments::kArrays] = IValue();
   }
 
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const variable_list saved = context->get_saved_variables();
-    const Tensor &out = saved[0], &lse = saved[1];
-    Stack arguments = saved_arguments(context, saved);
-    // Edges are counted without inputs that are none.
-    size_t edge = 3;
-    const bool of_bias = arguments[Arguments::kBias].isTensor() && context->needs_input_grad(edge++);
-    const bool of_sinks = arguments[Arguments::kSinks].isTensor() && context->needs_input_grad(edge++);
-    if (!of_sinks) arguments[Arguments::kSinks] = IValue();
+  /// The node becomes these tensors' history.
+  void record(const Tensor& out, const Tensor& lse) {
+    for (const Tensor* result : {&out, &lse}) torch::autograd::set_history(*result, getptr());
+    out_ = SavedVariable(out, true);
+    lse_ = SavedVariable(lse, true);
+  }
 
+  variable_list apply(variable_list&& gradients) override {
+    const std::lock_guard<std::mutex> alone(mutex_);
+    const Tensor out = out_.unpack(getptr()), lse = lse_.unpack(getptr());
+    const bool of_bias = task_should_compute_output(kBiasEdge), of_sinks = task_should_compute_output(kSinksEdge);
     Stack stack;
-    stack.push_back(gradients[0].defined() ? gradients[0] : out.new_zeros({1}).expand(out.sizes()));
+    stack.reserve(Gradients::kCount);
+    stack.emplace_back(gradients[0].defined() ? gradients[0] : out.new_zeros({1}).expand(out.sizes()));
     stack.push_back(gradients[1].defined() ? IValue(gradients[1]) : IValue());
-    stack.insert(stack.end(), arguments.begin(), arguments.end());
+    for (IValue& argument : arguments()) stack.push_back(std::move(argument));
+    if (!of_sinks) stack[Gradients::kBefore + Arguments::kSinks] = IValue();
     torch::jit::push(stack, out, lse, of_bias);
     backward_operator().callBoxed(&stack);
     const auto gradient = [&](size_t i) { return stack[i].toTensor(); };
-    return {gradient(0), gradient(1), gradient(2), of_bias ? gradient(3) : Tensor(), of_sinks ? gradient(4) : Tensor(),
-            Tensor()};
+    return {gradient(0), gradient(1), gradient(2), of_bias ? gradient(3) : Tensor(), of_sinks ? gradient(4) : Tensor()};
   }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> alone(mutex_);
+    out_.reset_data();
+    lse_.reset_data();
+    for (SavedVariable& tensor : tensors_) tensor.reset_data();
+  }
+
+  std::string name() const override { return "OrchardAttentionBackward"; }
+
+ private:
+  void keep(IValue& argument) {
+    tensors_.emplace_back(argument.toTensor(), false);
+    argument = place();
+  }
+
+  static IValue place() { return Tensor(); }
+
+  std::vector<IValue> arguments() const {
+    auto tensor = tensors_.begin();
+    std::vector<IValue> all = arguments_;
+    for (IValue& argument : all)
+      if (argument.isTensor()) argument = (tensor++)->unpack();
+    std::vector<Tensor> arrays;
+    for (; tensor != tensors_.end(); ++tensor) arrays.push_back(tensor->unpack());
+    all[Arguments::kArrays] = std::move(arrays);
+    return all;
+  }
+
+  SavedVariable out_, lse_;
+  std::vector<SavedVariable> tensors_;
+  std::vector<IValue> arguments_;
 };
+
+/// A new node as autograd holds it: with PyTorch's own counter since 2.13, in a std::shared_ptr before.
+template <class T, class... Arguments>
+auto make_node(Arguments&&... arguments) {
+  using Pointer = decltype(std::declval<T&>().getptr());
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<Node>>)
+    return std::shared_ptr<T>(new T(std::forward<Arguments>(arguments)...), [](T* node) { deleteNode(node); });
+  else
+    return c10::make_intrusive<T>(std::forward<Arguments>(arguments)...);
+}
 
 }  // namespace
 
@@ -108,8 +129,12 @@ void autograd_forward(const c10::OperatorHandle&, Stack* stack) {
   }
   const Arguments a(*stack, stack->size() - Arguments::kCount);
   prepare(requests_of_training(a, a.bias && a.bias->requires_grad()));
-  auto results = Attention::apply(a.query, a.key, a.value, a.bias, a.sinks, stack);
-  torch::jit::push(*stack, std::move(results[0]), std::move(results[1]));
+  const auto node = make_node<AttentionBackward>(arguments.vec());
+  node->set_next_edges(torch::autograd::collect_next_edges(a.query, a.key, a.value, a.bias.value_or(Tensor()),
+                                                           a.sinks.value_or(Tensor())));
+  at::AutoDispatchBelowADInplaceOrView below;
+  forward_operator().callBoxed(stack);
+  node->record((*stack)[stack->size() - 2].toTensor(), stack->back().toTensor());
 }
 
 void autograd_backward(const c10::OperatorHandle&, Stack* stack) {

@@ -3,9 +3,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/exp2.h>
-#include <ATen/ops/mul.h>
-#include <ATen/ops/sum.h>
-#include <ATen/ops/where.h>
 
 #include <cmath>
 #include <limits>
@@ -152,11 +149,10 @@ void run(OrchardCall& call, const Request& request, const Tensor& query, MakeRol
 
 /// What a sink takes of a row gives nothing: its share times what the row's output was worth.
 Tensor gradient_of_sinks(const Arguments& a, const Gradients& g, at::ScalarType dtype) {
-  const Tensor share =
-      at::where(g.lse == -infinity, 0.0, at::exp2(a.sinks->mul(log2_e).view({1, -1, 1}) - g.lse));
-  Tensor worth = -(g.grad_out.to(dtype) * g.out.to(dtype)).sum(-1);
-  if (g.grad_lse) worth = worth + *g.grad_lse * log2_e;
-  return (share * worth).sum(at::IntArrayRef({0, 2}));
+  const Tensor share = at::exp2(a.sinks->mul(log2_e).view({1, -1, 1}).sub(g.lse)).masked_fill(g.lse.eq(-infinity), 0);
+  Tensor worth = g.grad_out.to(dtype).mul(g.out.to(dtype)).sum(-1).neg();
+  if (g.grad_lse) worth = worth.add(*g.grad_lse, log2_e);
+  return share.mul(worth).sum(at::IntArrayRef({0, 2}));
 }
 
 }  // namespace
