@@ -42,7 +42,8 @@ class CpuBackend(Backend):
             import torch  # PyTorch already knows what this processor and its operating system can do
 
             level = _X86_LEVELS.get(torch.backends.cpu.get_cpu_capability(), "x86-64")
-            pairs = level == "x86-64-v4" and torch.cpu.get_capabilities().get("avx512_bf16")
+            # Not `torch.cpu.get_capabilities`, which releases before 2.6 don't have.
+            pairs = level == "x86-64-v4" and torch.cpu._is_avx512_bf16_supported()
             return _OF_PAIRS if pairs else level
         raise NotImplementedError(
             f"orchard_jit has kernels for x86-64 and arm64 processors, not for {machine}"

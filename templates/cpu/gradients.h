@@ -16,28 +16,31 @@ struct KeyGradients {
   }
 };
 
-/// How the work is split. Depends on the sizes alone, so that every run sums up in the same order.
+/// How the work is split. Depends on the sizes alone, so that every run sums up in the same order; on the threads only
+/// in what is under way at once.
 struct Plan {
   static constexpr int64_t kFewQueries =
       512;  // with fewer to a task the partial sums cost more than they bring
   static constexpr int64_t kMostTasks = 16;  // each split takes as much memory as the gradients themselves
 
-  explicit Plan(const OrchardParams& params)
+  Plan(const OrchardParams& params, const OrchardHost& host)
       : heads(params.batch * params.kv_heads),
         group(params.kv_heads ? params.heads / params.kv_heads : 0),
         blocks(divide_up(params.query_length, kBlockQ)),
         splits(clamp<int64_t>(group * params.query_length / kFewQueries, 1,
                               divide_up(kMostTasks, max<int64_t>(heads, 1)))),
+        wave(splits > 1 ? min(heads, divide_up(2 * host.threads, splits)) : heads),
         keys(params.key_length) {}
 
   int64_t heads;   // of keys and values
   int64_t group;   // query heads of each
   int64_t blocks;  // of queries, in a query head
   int64_t splits;  // of a group's blocks: each has a partial sum of its own
+  int64_t wave;    // heads that keep the threads busy: fresh memory for more takes longer to get than to fill
   int64_t keys;
 
   int64_t partial_reals() const { return keys * (kPitch + kPitchV); }
-  int64_t scratch_reals() const { return splits > 1 ? heads * splits * partial_reals() : 0; }
+  int64_t scratch_reals() const { return splits > 1 ? wave * splits * partial_reals() : 0; }
 };
 
 /// Adds up the partial sums of the owner's keys [first, end) and stores them.
