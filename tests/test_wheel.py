@@ -44,6 +44,7 @@ def test_the_wheel_holds_every_template_and_no_tests(unpacked):
     assert {p.name for p in unpacked.iterdir() if p.suffix != ".dist-info"} == {"orchard_jit"}
     tables = (unpacked / "orchard_jit" / "blocks").glob("*.json")
     assert {p.name for p in tables} == {"cpu.json", "metal.json"}
+    assert (unpacked / "orchard_jit" / "py.typed").is_file()  # type checkers may read our annotations
 
 
 def test_the_wheel_works_without_the_checkout(unpacked, tmp_path):

@@ -11,14 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchard_jit import binding
-from orchard_jit.commands.memory import Budget, available_bytes
+from orchard_jit.commands.memory import BUILD_BYTES, Budget, available_bytes
 from orchard_jit.errors import CacheError, OrchardError
 from orchard_jit.jit import library, roots
 from orchard_jit.jit.recipe import Recipe
 from orchard_jit.jit.workers import workers
-
-_BYTES = {"binding": 1_800_000_000, "variant": 150_000_000}
-"""What compilers take. GCC 12: 900 and 810 MB for the operators' two files, 64 to 116 MB for a kernel."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def _outcome(recipe: Recipe, memory: Budget) -> Outcome:
         state = "cached" if entry else "built"
         if entry is None:
             (kind,) = recipe.spec
-            with memory.share(_BYTES[kind]):
+            with memory.share(BUILD_BYTES[kind]):
                 started = time.monotonic()
                 _load(recipe)
             entry = library.find(recipe)

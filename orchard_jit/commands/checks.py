@@ -52,8 +52,6 @@ ACCEPTED = {"ORCHARD_GPU_FAMILY": FAMILIES, "ORCHARD_STORAGE": ("direct", "clone
 
 _TOOL_VARIABLES = ("CXX", "MACOSX_DEPLOYMENT_TARGET")
 _PACKAGES = ("torch", "ninja", "jinja2", "platformdirs")
-_BUILD_BYTES = 1_500_000_000
-"""What the compiler takes for the operators, the largest of all."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def free_memory() -> Answer:
     """What compilers could use; the system kills one that finds none, without a word."""
     free = memory.available_bytes()
     found = f"{bytes_text(free)} free"
-    if free < _BUILD_BYTES:
+    if free < memory.BUILD_BYTES["binding"]:
         return Answer("warning", found, "end other programs before the first call, or prebuild elsewhere")
     return Answer("ok", found)
 

@@ -35,7 +35,7 @@ class Rendering(Mapping[str, str]):
         """
         root = templates_directory()
         self._templates = [
-            path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))
+            Path(pattern).parent / path.name for pattern in patterns for path in sorted(root.glob(pattern))
         ]
         self._context = context
 
@@ -45,14 +45,10 @@ class Rendering(Mapping[str, str]):
 
         With a score function, also those of the modules that print it.
         """
-        root = templates_directory()
-        folders = {path.parent for path in self._templates}
-        origin = {
-            "values": self._context,
-            "templates": _digests(root, (path for folder in folders for path in (root / folder).iterdir())),
-        }
+        folders = {str(path.parent) for path in self._templates}
+        origin = {"values": self._context, "templates": _digests(templates_directory(), folders)}
         if self._score:
-            origin["score"] = _digests(_PACKAGE, (_PACKAGE / "score").glob("*.py"))
+            origin["score"] = _digests(_PACKAGE, ("score",))
         return origin
 
     @cached_property
@@ -88,10 +84,12 @@ class Rendering(Mapping[str, str]):
         return len(self._templates)
 
 
-def _digests(root: Path, files: Iterable[Path]) -> dict[str, str]:
+def _digests(root: Path, folders: Iterable[str]) -> dict[str, str]:
+    """Of the files in these folders of `root`. Read anew each time: somebody may be editing them."""
     return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(files)
+        f"{folder}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in folders
+        for path in sorted((root / folder).iterdir())
         if path.is_file()
     }
 
