@@ -87,7 +87,7 @@ class Rendering(Mapping[str, str]):
 def _digests(root: Path, folders: Iterable[str]) -> dict[str, str]:
     """Of the files in these folders of `root`. Read anew each time: somebody may be editing them."""
     return {
-        f"{folder}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        (Path(folder) / path.name).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in folders
         for path in sorted((root / folder).iterdir())
         if path.is_file()
