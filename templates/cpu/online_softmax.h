@@ -8,7 +8,7 @@ namespace orchard {
 /// Some vectors of queries on their way through the keys.
 template <int Width>
 struct Strip {
-  static constexpr int kQueries = Width * kLanes;
+  static constexpr int kWidth = Width, kQueries = Width * kLanes;
   static constexpr int kRealsPerQuery = steps(kHeadDim) + kHeadDimV + 2;
 
   Rows<Operand> query;  // [steps(kHeadDim)][kQueries]
@@ -27,6 +27,18 @@ struct Strip {
     const int lane = v * kLanes;
     return {query.from_column(lane), out.from_column(lane), maximum + lane, sum + lane};
   }
+
+  /// Calls body(first, tile) with tiles of keys · query.
+  template <class Body>
+  ORCHARD_INLINE void multiply_keys(Rows<const Operand> keys, int count, Body body) const {
+    multiply<Width>(keys, count, query, steps(kHeadDim), body);
+  }
+  /// Calls body(first, tile) with tiles of transposed values · weights.
+  template <class Body>
+  ORCHARD_INLINE void multiply_values(Rows<const Operand> values, Rows<const Operand> weights, int count,
+                                      Body body) const {
+    multiply_transposed<kHeadDimV, Width>(values, weights, steps(count), body);
+  }
 };
 
 /// Before the first key.
@@ -44,12 +56,13 @@ ORCHARD_INLINE Vector inverse(Vector sum) { return sum == 0 ? sum : 1 / sum; }
 
 /// These keys join those that the strip has met before. finish(first, tile) makes a tile of products the final scores
 /// of the keys from `first` on; weigh(weight, row, v) is what a value is multiplied by.
-template <int Width, class Finish, class Weigh>
-ORCHARD_INLINE void attend(Strip<Width> strip, Rows<const Operand> keys, Rows<const Operand> values, int count,
+template <class AnyStrip, class Finish, class Weigh>
+ORCHARD_INLINE void attend(AnyStrip strip, Rows<const Operand> keys, Rows<const Operand> values, int count,
                            Rows<Real> scores, Finish finish, Weigh weigh) {
-  Vector largest[Width];
+  constexpr int kWidth = AnyStrip::kWidth;
+  Vector largest[kWidth];
   for (Vector& score : largest) score = broadcast(-kInfinity);
-  multiply<Width>(keys, count, strip.query, steps(kHeadDim), [&](int first, auto tile) {
+  strip.multiply_keys(keys, count, [&](int first, auto tile) {
     finish(first, tile);
     tile.for_each([&](int row, int v, Vector score) {
       largest[v] = max(largest[v], score);
@@ -58,8 +71,8 @@ ORCHARD_INLINE void attend(Strip<Width> strip, Rows<const Operand> keys, Rows<co
   });
 
   const Rows<Operand> weights{reinterpret_cast<Operand*>(scores.data), scores.stride};  // in the scores' place
-  Vector decay[Width];  // of what was summed up relative to the former maximum
-  for (int v = 0; v < Width; v++) {
+  Vector decay[kWidth];  // of what was summed up relative to the former maximum
+  for (int v = 0; v < kWidth; v++) {
     Real *maximum = strip.maximum + v * kLanes, *sum = strip.sum + v * kLanes;
     const Vector highest = max(load(maximum), largest[v]), lowered = reference(highest);
     decay[v] = exp2(load(maximum) - lowered);
@@ -77,7 +90,7 @@ ORCHARD_INLINE void attend(Strip<Width> strip, Rows<const Operand> keys, Rows<co
     store(maximum, highest);
   }
 
-  multiply_transposed<kHeadDimV, Width>(values, weights, steps(count), [&](int first, auto tile) {
+  strip.multiply_values(values, weights, count, [&](int first, auto tile) {
     tile.for_each([&](int row, int v, Vector product) {
       Real* out = strip.out[first + row] + v * kLanes;
       store(out, load(out) * decay[v] + product);
