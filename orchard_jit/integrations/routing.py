@@ -23,7 +23,9 @@ from orchard_jit.errors import MissingVariantError
 from orchard_jit.integrations import traced
 from orchard_jit.integrations.report import LEDGER
 
-PYTORCHS: Callable[..., torch.Tensor] = torch._C._nn.scaled_dot_product_attention
+Attention = Callable[..., torch.Tensor]
+"""With the signature of PyTorch's `scaled_dot_product_attention`."""
+PYTORCHS: Attention = torch._C._nn.scaled_dot_product_attention
 """The function that `torch.nn.functional.scaled_dot_product_attention` is, unless somebody replaced it."""
 
 _NAME = "scaled_dot_product_attention"
@@ -55,9 +57,16 @@ def sdpa(*, strict: bool = False) -> Iterator[None]:
             as where it was traced.
 
     """
+    with region(functools.partial(route, strict=strict)):
+        yield
+
+
+@contextmanager
+def region(attention: Attention) -> Iterator[None]:
+    """Let another attention than PyTorch's run where this thread calls PyTorch's; in all else as `sdpa`."""
     outer = _regions()
     _replacement.acquire()
-    torch._C._stash_obj_in_tls(_REGIONS, (*outer, strict))
+    torch._C._stash_obj_in_tls(_REGIONS, (*outer, attention))
     try:
         yield
     finally:
@@ -78,7 +87,7 @@ def replace_sdpa(*, strict: bool = False) -> None:
     with _switching:
         if _process is None:
             _replacement.acquire()
-        _process = strict
+        _process = functools.partial(route, strict=strict)
 
 
 def restore_sdpa() -> None:
@@ -91,14 +100,14 @@ def restore_sdpa() -> None:
 
 
 _switching = threading.Lock()
-_process: bool | None = None
-"""Whether `replace_sdpa` is strict; None without it."""
+_process: Attention | None = None
+"""What `replace_sdpa` has put in the place of PyTorch's."""
 _REGIONS = "orchard_jit.sdpa"
 """Where PyTorch keeps which regions a thread is in. It takes that along into autograd's threads."""
 
 
-def _regions() -> tuple[bool, ...]:
-    """Of each region that this thread is in, whether it is strict."""
+def _regions() -> tuple[Attention, ...]:
+    """The attention of each region that this thread is in, the innermost last."""
     return torch._C._get_obj_in_tls(_REGIONS) if torch._C._is_key_in_tls(_REGIONS) else ()
 
 
@@ -150,8 +159,8 @@ def _routed(*args: Any, **kwargs: Any) -> torch.Tensor:
 
 def _route_or_not(*args: Any, **kwargs: Any) -> torch.Tensor:
     regions = _regions()
-    strict = regions[-1] if regions else _process
-    return PYTORCHS(*args, **kwargs) if strict is None else route(*args, strict=strict, **kwargs)
+    attention = regions[-1] if regions else _process or PYTORCHS
+    return attention(*args, **kwargs)
 
 
 _library.impl(_NAME, _route_or_not, "CompositeImplicitAutograd")
