@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 
 import pytest
 import torch
+import torch._inductor.config
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 hf = pytest.importorskip("transformers")
 
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 from transformers import masking_utils  # noqa: E402
 
+import orchard_jit  # noqa: E402
 from orchard_jit.integrations import transformers as ours  # noqa: E402
+from orchard_jit.integrations import transformers_masks as masks  # noqa: E402
 
 BATCH, LENGTH, VOCABULARY, WINDOW = 2, 13, 40, 5
 # Weights large enough for attention to matter.
@@ -212,17 +217,66 @@ def test_gradient_checkpointing(reentrant):
     assert_trains_alike(theirs, mine, inputs, steps=2)
 
 
-@pytest.mark.parametrize("name", ["Llama", "Mistral, window and padding"])
-def test_compiled(name):
+@pytest.fixture
+def compiler_of_inductor():
+    """CXX is that of the Mac in software, which takes g++'s flags but is called clang."""
+    compiler = "clang++" if sys.platform == "darwin" else "g++"
+    with torch._inductor.config.patch({"cpp.cxx": (None, compiler)}):
+        yield
+
+
+@pytest.mark.usefixtures("compiler_of_inductor")
+@pytest.mark.parametrize(
+    "name, backend",
+    [("Llama", "aot_eager"), ("Llama", "inductor"), ("Mistral, window and padding", "aot_eager")],
+)
+def test_compiled(name, backend):
     theirs, mine, inputs = pair(name)
     torch._dynamo.reset()
-    compiled = torch.compile(mine, backend="aot_eager", fullgraph=True)
-    expected, actual = theirs(**inputs).loss, compiled(**inputs).loss
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
-    expected.backward()
-    actual.backward()
-    for theirs_p, mine_p in zip(theirs.parameters(), mine.parameters(), strict=True):
-        torch.testing.assert_close(mine_p.grad, theirs_p.grad, rtol=1e-4, atol=1e-5)
+    mine.compile(backend=backend, fullgraph=True)
+    assert_trains_alike(theirs, mine, inputs, steps=3)
+
+
+def test_compiled_for_any_length():
+    """With symbolic lengths there are fewer graphs than lengths."""
+    theirs, mine, _ = pair("Llama")
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    mine.compile(backend=counter, fullgraph=True, dynamic=True)
+    for length in (5, 9, 13):
+        ids = torch.randint(3, VOCABULARY, (BATCH, length))
+        inputs = {"input_ids": ids, "labels": ids, "use_cache": False}
+        torch.testing.assert_close(mine(**inputs).loss, theirs(**inputs).loss, rtol=1e-5, atol=1e-5)
+    assert counter.frame_count < 3
+
+
+class TestReport:
+    """`orchard_jit.report` knows of the calls that a model makes."""
+
+    @pytest.fixture(autouse=True)
+    def _from_zero(self):
+        orchard_jit.report(reset=True)
+
+    def test_training(self):
+        _, mine, inputs = pair("Mistral, window and padding")
+        losses(mine, inputs, steps=3)
+        report = orchard_jit.report()
+        assert (report.calls, report.fallbacks) == (3 * 2, {})
+        assert sorted(report.variants.values()) == [3 * 2] * 2  # a forward and a backward
+        assert all("window" in name and "mask" in name for name in report.variants)
+
+    def test_inference_has_no_backward(self):
+        _, mine, inputs = pair("Llama")
+        with torch.no_grad():
+            mine(**inputs)
+        (name,) = orchard_jit.report().variants
+        assert "forward" in name
+
+    def test_packed_sequences(self):
+        _, mine, inputs = pair("Qwen3, grouped heads")
+        positions = torch.cat([torch.arange(4), torch.arange(LENGTH - 4)])[None]
+        mine(input_ids=inputs["input_ids"][:1], position_ids=positions, use_cache=False)
+        assert all("varlen" in name for name in orchard_jit.report().variants)
 
 
 class TestPackedSequences:
@@ -306,23 +360,23 @@ class TestMasks:
         expected = masking_utils.sdpa_mask(**given, allow_is_causal_skip=False)
         module = torch.nn.Module()
         module.is_causal = name != "bidirectional" and not name.endswith("sides")
-        mask = ours.mask(**given, allow_is_bidirectional_skip=not module.is_causal)
+        mask = masks.mask(**given, allow_is_bidirectional_skip=not module.is_causal)
         q, k, v = (torch.randn(2, 2, n, 8) for n in (q_length, kv_length, kv_length))
         out, _ = ours.attention(module, q, k, v, mask)
         wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=expected)
         torch.testing.assert_close(out.transpose(1, 2), wanted, rtol=1e-5, atol=1e-5)
-        known = mask is None or ours._structure_of(mask) is not None
+        known = mask is None or masks.structure_of(mask) is not None
         assert known == (name not in ("chunks", "images"))
 
     def test_a_mask_that_a_model_has_changed_is_read(self):
-        mask = ours.mask(2, 9, 9, mask_function=MASKS["window"])
+        mask = masks.mask(2, 9, 9, mask_function=MASKS["window"])
         q = torch.randn(2, 2, 9, 8)
         changed = mask & (torch.arange(9) != 4)
         changed[..., 4, 4] = True
         out, _ = ours.attention(torch.nn.Module(), q, q, q, changed)
         wanted = torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=changed)
         torch.testing.assert_close(out.transpose(1, 2), wanted, rtol=1e-5, atol=1e-5)
-        mask = ours.mask(1, 9, 9, mask_function=MASKS["window"])
+        mask = masks.mask(1, 9, 9, mask_function=MASKS["window"])
         mask[..., 4] = False
         mask[..., 4, 4] = True
         out, _ = ours.attention(torch.nn.Module(), q, q, q, mask)
@@ -338,9 +392,9 @@ class TestMasks:
             return inner_mask
 
         monkeypatch.setattr(masking_utils, "sliding_window_overlay", overlay)
-        monkeypatch.setattr(ours, "_READERS", dict(ours._READERS))
-        ours._check_readers()
-        assert not ours._READERS
+        monkeypatch.setattr(masks, "_READERS", dict(masks._READERS))
+        masks._check_readers()
+        assert not masks._READERS
 
 
 def test_what_is_not_served_is_refused():
