@@ -1,17 +1,19 @@
-"""Hugging Face models on our attention and on the library's own, called in turn.
+"""Hugging Face models on our attention and on the library's own.
 
-    python bench/hugging_face.py [--length 1024] [--rounds 5]
+    python bench/hugging_face.py > bench/results/DATE-hugging-face.md
+    python bench/hugging_face.py --length 1024 --only "Gemma 2,T5" --rounds 3
 
-Models are randomly initialised: two layers of 8 heads of 64. A row is one step of training (forward and
-backward) of one sequence, and greedy decoding behind a prompt of that length.
+Models are randomly initialised: two layers of 8 heads of 64 (grouped: 8 query heads on 2 key heads), float32.
+"Training" is a forward and a backward of one sequence; "generating" is greedy, 16 tokens behind a prompt of
+that length. Both models are called in turn in one process. A ratio is the library's time divided by ours, the
+median of the rounds; in **bold** where ours is slower.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -19,7 +21,9 @@ import torch
 import transformers as hf
 from transformers.utils import logging
 
-import orchard_jit.integrations.transformers
+from orchard_jit.commands.machine import facts
+from orchard_jit.integrations.transformers import NAME
+from orchard_jit.timing import Pair, Work, compare
 
 TOKENS = 16
 SIZES = {
@@ -67,25 +71,14 @@ def models(length):
     )
 
 
-def seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def race(functions, rounds):
-    """The median time of each, called in turn; the first round does not count."""
-    times = [[seconds(function) for function in functions] for _ in range(rounds + 1)]
-    return [statistics.median(column) for column in zip(*times[1:], strict=True)]
-
-
 def contestants(kind, config, reference):
-    for implementation in (reference, orchard_jit.integrations.transformers.NAME):
+    """The library's and ours, with the same weights."""
+    for implementation in (reference, NAME):
         torch.manual_seed(0)
         yield kind._from_config(type(config)(**config.to_dict()), attn_implementation=implementation)
 
 
-def training(model, ids):
+def training(model, ids) -> Work:
     def step():
         model.zero_grad()
         model(input_ids=ids)[0].square().mean().backward()
@@ -93,36 +86,53 @@ def training(model, ids):
     return step
 
 
-def decoding(model, ids):
+def generating(model, ids) -> Work:
     options = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "pad_token_id": 0}
     return lambda: model.generate(ids, **options)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--length", type=int, default=1024)
+def cells(pair: Pair | None) -> list[str]:
+    if pair is None:
+        return [""] * 3
+    ratio = f"{pair.ratio:.2f}"
+    times = [f"{1e3 * seconds:.0f} ms" for seconds in (pair.theirs, pair.ours)]
+    return [*times, ratio if pair.ratio >= 1 else f"**{ratio}**"]
+
+
+def row(*texts: str) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def table(length: int, only: tuple[str, ...], rounds: int) -> Iterator[str]:
+    yield row("model", "against", "training, its", "ours", "ratio", "generating, its", "ours", "ratio")
+    yield row(*["---"] * 8)
+    ids = torch.randint(3, SIZES["vocab_size"], (1, length))
+    for name, kind, config, reference in models(length):
+        if not name.startswith(only):
+            continue
+        theirs, ours = contestants(kind, config, reference)
+        trained = compare(training(ours.train(), ids), training(theirs.train(), ids), rounds)
+        generated = None
+        if theirs.can_generate():
+            generated = compare(generating(ours.eval(), ids), generating(theirs.eval(), ids), rounds)
+        yield row(name, reference, *cells(trained), *cells(generated))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--length", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--only", default="", metavar="MODEL[,…]", help="by how their names begin")
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     logging.set_verbosity_error()
-    ids = torch.randint(3, 1024, (1, arguments.length))
-    print(
-        f"float32, length {arguments.length}, {torch.get_num_threads()} threads, "
-        f"transformers {hf.__version__}\n"
-    )
-    print("| model | compared with | training, its | ours | | prompt and 16 tokens, its | ours | |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, kind, config, reference in models(arguments.length):
-        pair = list(contestants(kind, config, reference))
-        theirs, ours = race([training(model.train(), ids) for model in pair], arguments.rounds)
-        row = f"| {name} | {reference} | {theirs * 1e3:.0f} ms | {ours * 1e3:.0f} ms | {theirs / ours:.2f}x |"
-        if pair[0].can_generate():
-            theirs, ours = race(
-                [decoding(model.eval(), ids) for model in pair], max(arguments.rounds // 2, 1)
-            )
-            row += f" {theirs * 1e3:.0f} ms | {ours * 1e3:.0f} ms | {theirs / ours:.2f}x |"
-        else:
-            row += " | | |"
-        print(row, flush=True)
+    machine = facts() | {"transformers": hf.__version__}
+    print("# Hugging Face models, on ours and on the library's own attention\n")
+    print(", ".join(f"{name} {value}" for name, value in machine.items()), end=".\n\n")
+    print(*__doc__.split("\n\n")[2:], sep="\n\n", end="")
+    for length in options.length:
+        print(f"\n## Length {length}\n")
+        for line in table(length, tuple(options.only.split(",")), options.rounds):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
