@@ -32,7 +32,7 @@ class Report:
 
     def __str__(self) -> str:
         missed = sum(self.fallbacks.values())
-        lines = [f"scaled_dot_product_attention: {self.calls} calls, {missed} of them by PyTorch's own"]
+        lines = [f"attention: {self.calls} calls, {missed} of them by PyTorch's own"]
         lines += [f"{count:>8}  {name}" for name, count in _falling(self.variants)]
         lines += [f"{count:>8}  PyTorch's own: {reason}" for reason, count in _falling(self.fallbacks)]
         for name, reason in sorted(self.traced.items()):
@@ -89,7 +89,7 @@ LEDGER = Ledger()
 
 
 def report(*, reset: bool = False) -> Report:
-    """What became of the calls that `sdpa` and `replace_sdpa` have routed here, in all threads.
+    """What became of the calls that `sdpa`, `replace_sdpa` and Hugging Face models have sent here, in all threads.
 
     Args:
         reset: Count from 0 again.

@@ -22,7 +22,8 @@ _bars = threading.Event()
 def say(text: str) -> None:
     """One line on stderr. While a bar is drawn there, nothing."""
     if not _is_quiet() and not _bars.is_set():
-        print(f"orchard_jit: {text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"orchard_jit: {text}\n")  # at once, so that lines of other threads don't get into it
+        sys.stderr.flush()
 
 
 @contextmanager

@@ -385,7 +385,7 @@ def test_a_report_reads_well():
         F.scaled_dot_product_attention(q, k, strided())
         compiled(lambda q: F.scaled_dot_product_attention(q, q, q))(q)
     lines = str(orchard_jit.report()).splitlines()
-    assert lines[0] == "scaled_dot_product_attention: 2 calls, 1 of them by PyTorch's own"
+    assert lines[0] == "attention: 2 calls, 1 of them by PyTorch's own"
     assert [line.split()[0] for line in lines[1:]] == ["1", "1", "1", "traced"]
     assert "backward-f32-d8" in lines[1]
     assert "PyTorch's own: the last dimension of value" in lines[3]
