@@ -22,7 +22,7 @@ _bars = threading.Event()
 def say(text: str) -> None:
     """One line on stderr. While a bar is drawn there, nothing."""
     if not _is_quiet() and not _bars.is_set():
-        sys.stderr.write(f"orchard_jit: {text}\n")  # at once, so that lines of other threads don't get into it
+        sys.stderr.write(f"orchard_jit: {text}\n")  # with its end, or another thread's gets in between
         sys.stderr.flush()
 
 
