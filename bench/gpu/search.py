@@ -12,7 +12,8 @@ ORCHARD_JIT_BLOCKS and ORCHARD_JIT_TUNED name one.
 It is a guide to what is worth a race, and no replacement. `--check` finds a rank correlation of 0.5 with the
 16 times that are known, none of Apple hardware: of 11 choices that take longer, 10 cost more. It says too
 little of reading everything twice (1.04 to 1.1, where it takes 1.3 times as long) and too much of spills,
-which an H200 hides. To it, 8 simdgroups are as good as 4 in a threadgroup; of equal ones, the smaller is first.
+which an H200 hides. To it, 8 simdgroups are as good as 4 in a threadgroup; of equal ones,
+the smaller is first.
 """
 
 from __future__ import annotations
