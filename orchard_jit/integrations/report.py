@@ -89,7 +89,7 @@ LEDGER = Ledger()
 
 
 def report(*, reset: bool = False) -> Report:
-    """What became of the calls that `sdpa`, `replace_sdpa` and Hugging Face models have sent here, in all threads.
+    """What became of the calls that `sdpa`, `replace_sdpa` and Hugging Face models sent here, in all threads.
 
     Args:
         reset: Count from 0 again.
