@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -45,10 +45,25 @@ class Explanation:
         lines = [f"forward   {self.forward}", f"backward  {self.backward}"]
         features = sorted({*self.forward.features, *self.backward.features})
         lines += [f"{name:<9} {FEATURES[name]}" for name in features]
+        lines += _score(self.forward.score)
         if {*self.blocks.values()} != {"shipped"}:
             lines.append(f"blocks    {', '.join(f'{name}: {by}' for name, by in self.blocks.items())}")
         lines.append("both are compiled" if self.compiled else "the first call compiles what is missing")
         return "\n".join(lines)
+
+
+def _score(written: str) -> Iterator[str]:
+    """A score function, with its inputs by their numbers: of those the kernel is made."""
+    if not written:
+        return
+    from orchard_jit.score.expression import text_of
+    from orchard_jit.score.spec import Spec
+
+    spec = Spec.read(written)
+    for stage in spec.stages:
+        yield f"score     {text_of(stage.score)}"
+    if spec.mask is not None:
+        yield f"seen      where {text_of(spec.mask)}"
 
 
 def explain(

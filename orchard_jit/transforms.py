@@ -48,7 +48,7 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        out, lse = operators.forward(*_arguments(inputs))
+        out, lse = operators.forward(*_with_samples(_arguments(inputs)))
         return out, lse
 
     @staticmethod
@@ -126,6 +126,19 @@ def backward_of_samples(size: int, in_dims: Dims, *arguments: Any) -> Samples:
 def _arguments(inputs: Sequence[Any]) -> Arguments:
     """From what autograd is shown."""
     return Arguments(*inputs[:_COUNT])._replace(arrays=tuple(inputs[_COUNT:]) or None)
+
+
+def _with_samples(arguments: Arguments) -> Arguments:
+    """PyTorch looks for samples outside of lists: those of a score function's tensors become the query's."""
+    functorch = torch._C._functorch
+    given = [x for x in arguments if isinstance(x, torch.Tensor)]
+    sampled = [array for array in arguments.arrays or () if functorch.is_batchedtensor(array)]
+    if not sampled or any(functorch.is_batchedtensor(tensor) for tensor in given):
+        return arguments
+    size = functorch.get_unwrapped(sampled[0]).shape[functorch.maybe_get_bdim(sampled[0])]
+    level = functorch.maybe_get_level(sampled[0])
+    query = arguments.query
+    return arguments._replace(query=functorch._add_batch_dim(query.expand(size, *query.shape), 0, level))
 
 
 def _as_under_autocast(arguments: Arguments) -> Arguments:

@@ -60,9 +60,11 @@ def test_a_float32_bias_a_gradient_and_sinks():
 
 
 def test_a_score_function():
-    mod = ScoreMod("score * 2")
+    mod = ScoreMod("score * 2", mask="kv <= q")
     explanation = explain(*tensors(), score_mod=mod)
     assert explanation.forward.score == explanation.backward.score == mod.spec
+    lines = str(explanation).splitlines()
+    assert {"score     score * 2.0", "seen      where kv <= q"} <= {*lines}
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,24 @@ def test_vmap_of_a_score_function(device, slopes):
     )
 
 
+def test_vmap_over_a_tensor_of_a_score_function_alone(device):
+    def theirs(q, k, v, slope):
+        return reference.attention(q, k, v, score=lambda score, b, h, i, j: score + slope[h] * (i - j))[0]
+
+    def ours(q, k, v, slope):
+        return flash_attention(q, k, v, score_mod=ScoreMod("score + slope[h] * (q - kv)", slope=slope))
+
+    arguments = (*(torch.randn(2, *shape) for shape in (Q, K, K)), torch.rand(SAMPLES, HEADS))
+    for transform in (lambda f: f, lambda f: grad(loss(f), (0, 1, 2))):
+        check(
+            lambda f, transform=transform: vmap(transform(f), (None, None, None, 0)),
+            device,
+            *arguments,
+            ours=ours,
+            theirs=theirs,
+        )
+
+
 def test_a_window_and_causal_below_vmap(device):
     check(
         lambda f: vmap(grad(loss(f), (0, 1, 2))),
