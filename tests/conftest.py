@@ -47,3 +47,13 @@ def empty_cache(tmp_path, monkeypatch):
 def device(request):
     """Every device that the conformance suite runs on."""
     return request.param
+
+
+@pytest.fixture
+def compiler_of_inductor():
+    """CXX is that of the Mac in software, which takes g++'s flags but is called clang."""
+    import torch._inductor.config
+
+    compiler = "clang++" if sys.platform == "darwin" else "g++"
+    with torch._inductor.config.patch({"cpp.cxx": (None, compiler)}):
+        yield

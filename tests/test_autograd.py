@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import reference
 import torch
@@ -105,13 +103,8 @@ def test_every_public_function_compiles():
         torch.testing.assert_close(compiled(q, k, v), function(q, k, v))
 
 
-def test_inductor_compiles_forward_and_backward(monkeypatch):
-    import torch._inductor.config as config
-
-    if (
-        sys.platform != "darwin"
-    ):  # CXX is that of the Mac in software, which takes g++'s flags but is called clang
-        monkeypatch.setattr(config.cpp, "cxx", (None, "g++"))
+@pytest.mark.usefixtures("compiler_of_inductor")
+def test_inductor_compiles_forward_and_backward():
     torch._dynamo.reset()
     q, k, v = inputs(20, 20, 20)
     attention = torch.compile(

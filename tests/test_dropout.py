@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 
 import pytest
 import reference
 import torch
-import torch._inductor.config
 from torch.utils.checkpoint import checkpoint
 
 from orchard_jit import flash_attention, flash_attn_fwd, keep_mask, operators
@@ -186,14 +184,6 @@ def test_checkpointing_drops_the_same_again(device, use_reentrant):
     plain = gradients(lambda: attention(*leaves))
     again = gradients(lambda: checkpoint(attention, *leaves, use_reentrant=use_reentrant))
     assert all(torch.equal(*pair) for pair in zip(plain, again, strict=True))
-
-
-@pytest.fixture
-def compiler_of_inductor():
-    """CXX is that of the Mac in software, which takes g++'s flags but is called clang."""
-    compiler = "clang++" if sys.platform == "darwin" else "g++"
-    with torch._inductor.config.patch({"cpp.cxx": (None, compiler)}):
-        yield
 
 
 @pytest.mark.usefixtures("compiler_of_inductor")

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
 
 import pytest
 import torch
-import torch._inductor.config
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 hf = pytest.importorskip("transformers")
@@ -215,14 +213,6 @@ def test_gradient_checkpointing(reentrant):
     theirs, mine, inputs = pair("Mistral, window and padding")
     mine.gradient_checkpointing_enable({"use_reentrant": reentrant})
     assert_trains_alike(theirs, mine, inputs, steps=2)
-
-
-@pytest.fixture
-def compiler_of_inductor():
-    """CXX is that of the Mac in software, which takes g++'s flags but is called clang."""
-    compiler = "clang++" if sys.platform == "darwin" else "g++"
-    with torch._inductor.config.patch({"cpp.cxx": (None, compiler)}):
-        yield
 
 
 @pytest.mark.usefixtures("compiler_of_inductor")
