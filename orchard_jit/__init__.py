@@ -5,6 +5,7 @@ is first asked for: a plain call needs no parser of score functions, and `orchar
 where PyTorch does not.
 """
 
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -81,7 +82,9 @@ _HOMES = {
 }
 """By module, the names that it holds. No module may have the name of one of them."""
 
-with suppress(ImportError, OSError):  # a missing or broken PyTorch: whatever needs it will say so
+# A missing or broken PyTorch: whatever needs it will say so. NumPy, which PyTorch misses here, nothing needs.
+with suppress(ImportError, OSError), warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     import_module("orchard_jit.operators")
 
 
