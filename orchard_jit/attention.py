@@ -20,7 +20,6 @@ Causal = bool | Alignment
 Window = tuple[int | None, int | None]
 
 ALIGNMENTS = ("upper_left", "lower_right")
-_LN_2 = math.log(2.0)
 
 
 class Options(TypedDict, total=False):
@@ -144,7 +143,7 @@ def flash_attention(
     out, lse = call.forward(resolve(query, key, value, **options))
     if query.dim() != 4:
         out = out.view(*query.shape[:-1], value.shape[-1])
-    return (out, lse.view(query.shape[:-1]) * _LN_2) if return_lse else out
+    return (out, lse.view(query.shape[:-1]) * call.LN_2) if return_lse else out
 
 
 def resolve(

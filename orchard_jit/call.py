@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,9 @@ from orchard_jit.binding import cause
 from orchard_jit.blocks.forced import current
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
+
+LN_2 = math.log(2.0)
+"""What makes the operators' log-sum-exp, which is in base 2, a natural one."""
 
 
 class Arguments(NamedTuple):
@@ -60,6 +64,15 @@ def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
     except RuntimeError as error:
         raise cause(error) from None
     return out, lse
+
+
+def under_autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """As templates/binding/autocast.cpp casts it; for who has to know what the forward ran on."""
+    device = tensor.device.type
+    if not torch.is_autocast_enabled(device):
+        return tensor
+    eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(torch.get_autocast_dtype(device)) if eligible else tensor
 
 
 def variants(arguments: Arguments) -> dict[str, Variant]:

@@ -6,8 +6,6 @@ window are aligned to the lower right: query i stands at key i + Sk - Sq.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from orchard_jit import attention, call
@@ -16,7 +14,6 @@ from orchard_jit.dropout import keep_mask
 
 Result = torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-_LN_2 = math.log(2.0)
 _WIDEST_VALUE = 512
 
 
@@ -74,7 +71,7 @@ def flash_attn_func(
     )
     out, lse = call.forward(arguments)
     out = out.transpose(1, 2)
-    return (out, lse * _LN_2, _probabilities(arguments)) if return_attn_probs else out
+    return (out, lse * call.LN_2, _probabilities(arguments)) if return_attn_probs else out
 
 
 def flash_attn_varlen_func(
@@ -147,7 +144,7 @@ def flash_attn_varlen_func(
     )
     out, lse = (result[0] for result in call.forward(arguments))
     out = out.transpose(0, 1)
-    return (out, lse * _LN_2, out.new_empty(0)) if return_attn_probs else out
+    return (out, lse * call.LN_2, out.new_empty(0)) if return_attn_probs else out
 
 
 def flash_attn_with_kvcache(
@@ -227,7 +224,7 @@ def flash_attn_with_kvcache(
         )
         out, lse = call.forward(arguments)
     out = out.transpose(1, 2)
-    return (out, lse * _LN_2) if return_softmax_lse else out
+    return (out, lse * call.LN_2) if return_softmax_lse else out
 
 
 def flash_attn_qkvpacked_func(qkv: torch.Tensor, *args: object, **kwargs: object) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ Nested = Any
 """A tensor of layout jagged, whose methods PyTorch does not annotate."""
 
 _RAGGED = 2
-_LN_2 = math.log(2.0)
 
 
 def attention(
@@ -31,7 +29,7 @@ def attention(
     """`flash_attention` of jagged (B, H, sequence, D): each sequence attends to itself, without padding."""
     out, lse = (result[0] for result in call.forward(resolve(query, key, value, **options)))
     nested_out = _like(query, out)
-    return (nested_out, _like(query, lse * _LN_2)) if return_lse else nested_out
+    return (nested_out, _like(query, lse * call.LN_2)) if return_lse else nested_out
 
 
 def resolve(

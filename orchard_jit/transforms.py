@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from orchard_jit import operators
-from orchard_jit.call import Arguments
+from orchard_jit.call import Arguments, under_autocast
 
 _COUNT = len(Arguments._fields)
 _BIAS, _SINKS = Arguments._fields.index("bias"), Arguments._fields.index("sinks")
@@ -142,19 +142,11 @@ def _with_samples(arguments: Arguments) -> Arguments:
 
 
 def _as_under_autocast(arguments: Arguments) -> Arguments:
-    """As templates/binding/autocast.cpp, which comes too late: the backward needs what the forward ran on."""
-    device = arguments.query.device.type
-    if not torch.is_autocast_enabled(device):
-        return arguments
-    dtype = torch.get_autocast_dtype(device)
-
-    def cast(tensor: torch.Tensor) -> torch.Tensor:
-        eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-        return tensor.to(dtype) if eligible else tensor
-
-    query, key, value, bias = arguments.query, arguments.key, arguments.value, arguments.bias
+    """The operators would cast too late: the backward needs what the forward ran on."""
+    query, key, value = map(under_autocast, arguments[:3])
+    bias = arguments.bias
     return arguments._replace(
-        query=cast(query), key=cast(key), value=cast(value), bias=None if bias is None else cast(bias)
+        query=query, key=key, value=value, bias=None if bias is None else under_autocast(bias)
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from types import ModuleType
 from typing import Any, Literal, overload
 
@@ -21,7 +20,6 @@ from orchard_jit.jit import library, recipe
 Method = Literal["ring", "gather"]
 
 _METHODS: dict[str, ModuleType] = {"ring": ring, "gather": gather}
-_LN_2 = math.log(2.0)
 
 
 @overload
@@ -104,7 +102,8 @@ def flash_attention(
         if return_lse:
             return attention.flash_attention(query, key, value, return_lse=True, **options)
         return attention.flash_attention(query, key, value, **options)
-    query, key, value = _as_under_autocast(query, key, value)
+    # Here, and not by the operators: the backward needs what the forward ran on.
+    query, key, value = map(call.under_autocast, (query, key, value))
     problem = Problem(causal, softcap, scale, current())
     statement, error = "", None
     try:
@@ -117,7 +116,7 @@ def flash_attention(
         error = mistake
     require_same(statement, error, place)
     out, lse = _Attention.apply(query, key, value, method, problem, place)
-    return (out, lse * _LN_2) if return_lse else out
+    return (out, lse * call.LN_2) if return_lse else out
 
 
 class _Attention(torch.autograd.Function):
@@ -238,12 +237,3 @@ def _describe(
             "with gradients" if training else "without gradients",
         ]
     )
-
-
-def _as_under_autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """As the operators would cast them; here, because the backward needs what the forward ran on."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors)

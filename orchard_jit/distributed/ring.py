@@ -11,16 +11,15 @@ as there are other ranks that see it, which is the least that can be: n - 1 time
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
 
+from orchard_jit import call
 from orchard_jit.distributed.block import Problem, Rows, pack
 from orchard_jit.distributed.layout import Sight, sight
 from orchard_jit.distributed.place import NOTHING, Exchange, Place
 
-_LN_2 = math.log(2.0)
 _HOMEWARD = 1  # the tag of what leaves the ring
 
 
@@ -42,7 +41,7 @@ def forward(
 
 def merge(out: torch.Tensor, lse: torch.Tensor, out_of_more: torch.Tensor, lse_of_more: torch.Tensor) -> None:
     """Turn the results of some keys, in place, into those of more keys too."""
-    share = torch.sigmoid((lse_of_more - lse) * _LN_2)
+    share = torch.sigmoid((lse_of_more - lse) * call.LN_2)
     out.lerp_(out_of_more.to(out.dtype), share.unsqueeze(-1))
     lse.copy_(torch.logaddexp2(lse, lse_of_more))
 
