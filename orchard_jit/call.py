@@ -44,8 +44,23 @@ class Arguments(NamedTuple):
     blocks: str = ""
 
 
-_COMMON = 7
-_RARE_DEFAULTS = tuple(Arguments._field_defaults.values())[_COMMON - 3 :]
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float | None = None,
+    left: int | None = None,
+    right: int | None = None,
+    lower_right: bool = False,
+) -> torch.Tensor:
+    """The output of `forward` where a call has no other arguments than these: the shortest way there is."""
+    if _is_watched() or current():
+        return forward(Arguments(query, key, value, scale, left, right, lower_right))[0]
+    try:
+        out: torch.Tensor = operators.attention(query, key, value, scale, left, right, lower_right)
+    except RuntimeError as error:
+        raise cause(error) from None
+    return out
 
 
 def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,11 +71,7 @@ def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
             from orchard_jit import transforms
 
             return transforms.forward(arguments)
-        # Each argument costs time on its way to C++.
-        # Dynamo of PyTorch 2.5 to 2.8 can't compare a tensor with None, and a graph gains nothing by it.
-        is_plain = not torch.compiler.is_compiling() and arguments[_COMMON:] == _RARE_DEFAULTS
-        given = arguments[:_COMMON] if is_plain else arguments
-        out, lse = operators.forward(*given)
+        out, lse = operators.forward(*arguments)
     except RuntimeError as error:
         raise cause(error) from None
     return out, lse
@@ -93,6 +104,11 @@ def planned(requests: str) -> dict[str, Variant]:
     """The variants that a `plan` leads to, by pass."""
     passes = ("forward", "backward")
     return {name: select(**request) for name, request in zip(passes, json.loads(requests), strict=True)}
+
+
+def _is_watched() -> bool:
+    """Whether somebody traces or transforms the call, to whom `operators.attention` means nothing."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _specialized(arguments: Arguments) -> Arguments:

@@ -9,10 +9,10 @@ import torch
 from typing_extensions import Unpack
 
 from orchard_jit import call, nested
-from orchard_jit.attention import Options, resolve
 from orchard_jit.blocks import origin
 from orchard_jit.errors import OrchardError
 from orchard_jit.jit import library, recipe
+from orchard_jit.options import Options, resolve
 from orchard_jit.variant import FEATURES, Variant
 
 

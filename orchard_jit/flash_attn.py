@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from orchard_jit import attention, call
+from orchard_jit import call
 from orchard_jit.call import Arguments
 from orchard_jit.dropout import keep_mask
+from orchard_jit.options import Options, resolve
 
 Result = torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -57,7 +58,7 @@ def flash_attn_func(
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         _require(name, tensor, 4, "(batch, length, heads, head_dim)")
-    arguments = attention.resolve(
+    arguments = resolve(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
@@ -125,7 +126,7 @@ def flash_attn_varlen_func(
         raise NotImplementedError("return_attn_probs with dropout is not supported for packed sequences")
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         _require(name, tensor, 3, "(total, heads, head_dim)")
-    options: attention.Options = {
+    options: Options = {
         "causal": causal,
         "window": window_size,
         "alignment": "lower_right",
@@ -210,7 +211,7 @@ def flash_attn_with_kvcache(
     with torch.no_grad():
         if k is not None or v is not None:
             lengths = _append(k_cache, v_cache, k, v, lengths)
-        arguments = attention.resolve(
+        arguments = resolve(
             q.transpose(1, 2),
             k_cache.transpose(1, 2),
             v_cache.transpose(1, 2),
@@ -263,9 +264,7 @@ def flash_attn_fwd(
         ValueError, TypeError, OrchardError: As in `orchard_jit.flash_attention`.
 
     """
-    arguments = attention.resolve(
-        q, k, v, causal="upper_left" if causal else False, dropout_p=dropout_p, scale=scale
-    )
+    arguments = resolve(q, k, v, causal="upper_left" if causal else False, dropout_p=dropout_p, scale=scale)
     out, _ = call.forward(arguments)
     kept = _kept(arguments)
     if dropout_p:
@@ -282,14 +281,12 @@ def packed(
     key_offsets: torch.Tensor,
     longest_query: int,
     longest_key: int,
-    options: attention.Options,
+    options: Options,
     seed: torch.Tensor | None = None,
 ) -> Arguments:
     """Sequences packed one after the other, (H, total, D), as one call of the operator."""
     sequences = query_offsets.numel() - 1
-    return attention.resolve(
-        query[None], key[None], value[None], sequences=sequences, seed=seed, **options
-    )._replace(
+    return resolve(query[None], key[None], value[None], sequences=sequences, seed=seed, **options)._replace(
         query_offsets=query_offsets,
         key_offsets=key_offsets,
         longest_query=longest_query,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from orchard_jit.attention import Options, flash_attention
+from orchard_jit.attention import flash_attention
+from orchard_jit.diagonal import Causal
+from orchard_jit.options import Options
 
 Call = tuple[torch.Tensor, torch.Tensor, torch.Tensor, Options]
 """Query, key, value and the options of `flash_attention`."""
@@ -42,6 +44,9 @@ def scaled_dot_product_attention(
         NotImplementedError, OrchardError: As in `flash_attention`.
 
     """
+    if attn_mask is None and query.shape == key.shape == value.shape:
+        causal: Causal = "upper_left" if is_causal else False
+        return flash_attention(query, key, value, causal=causal, dropout_p=dropout_p, scale=scale)
     query, key, value, options = translate(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
     )

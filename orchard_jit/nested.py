@@ -8,9 +8,10 @@ import torch
 from typing_extensions import Unpack
 
 from orchard_jit import call
-from orchard_jit.attention import ALIGNMENTS, Options, aligned_lower_right
 from orchard_jit.call import Arguments
+from orchard_jit.diagonal import ALIGNMENTS, lower_right
 from orchard_jit.flash_attn import packed
+from orchard_jit.options import Options
 
 Nested = Any
 """A tensor of layout jagged, whose methods PyTorch does not annotate."""
@@ -48,10 +49,9 @@ def resolve(
         raise ValueError("key and value must have sequences of the same lengths")
     causal, alignment = given.get("causal", False), given.get("alignment")
     if causal or given.get("window") or given.get("alibi_slopes") is not None:
-        lower_right = aligned_lower_right(
-            causal, alignment, _same_lengths(query, key), "sequences of different lengths"
-        )
-        given |= {"causal": bool(causal), "alignment": ALIGNMENTS[lower_right]}
+        unequal = None if _same_lengths(query, key) else "sequences of different lengths"
+        in_corner = lower_right(causal, alignment, unequal)
+        given |= {"causal": bool(causal), "alignment": ALIGNMENTS[in_corner]}
     return packed(
         query.values(),
         key.values(),

@@ -42,11 +42,17 @@ _ARGUMENTS = (
     ("str", 'score=""'),
     ("str", 'blocks=""'),
 )
-"""The forward operator's arguments. What most calls leave out comes last: it costs nothing then."""
+"""The forward operator's arguments."""
 
-_GIVEN = ", ".join(f"{kind} {name}" for kind, name in _ARGUMENTS)
+PLAIN = 7
+"""So many of them are what the attention operator has: each argument costs time on its way to C++."""
+
+_GIVEN, _GIVEN_PLAIN = (
+    ", ".join(f"{kind} {name}" for kind, name in arguments) for arguments in (_ARGUMENTS, _ARGUMENTS[:PLAIN])
+)
 _REQUIRED = ", ".join(f"{kind} {name.partition('=')[0]}" for kind, name in _ARGUMENTS)
 _SCHEMAS = (
+    f"attention({_GIVEN_PLAIN}) -> Tensor",
     f"forward({_GIVEN}) -> (Tensor out, Tensor lse)",
     f"backward(Tensor grad_out, Tensor? grad_lse, {_REQUIRED}, Tensor out, Tensor lse, bool of_bias) -> "
     "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, Tensor grad_sinks)",
@@ -85,6 +91,12 @@ Returns:
 
 """
 
+attention = torch.ops.orchard_jit.attention.default
+"""The output alone of a forward that has none of the rarer arguments: a small call takes half the time.
+
+Whoever traces it finds `forward` in its place.
+"""
+
 backward = torch.ops.orchard_jit.backward.default
 """Gradients of query, key, value, bias (if `of_bias`) and sinks from those of `out` and, if given, of `lse`.
 
@@ -93,6 +105,12 @@ Those of a bias or sinks that are not there are tensors without elements.
 
 plan = torch.ops.orchard_jit.plan.default
 """The variants that a call's forward and backward ask for, as a JSON list; nothing is computed."""
+
+
+def _attention_by_forward(*arguments: Any) -> torch.Tensor:
+    """For all whom the binding does not serve: who has not loaded it yet, who traces, who transforms."""
+    out: torch.Tensor = forward(*arguments)[0]
+    return out
 
 
 def _load_and_repeat(operator: torch._ops.OpOverload) -> Callable[..., Any]:
@@ -174,6 +192,7 @@ def _batching_rule(name: str) -> Callable[..., Any]:
     return rule
 
 
+_library.impl("attention", _attention_by_forward, "CompositeImplicitAutograd")
 for _operator in (forward, backward, plan):
     _name = _operator.name().removeprefix("orchard_jit::")
     # The binding registers for other keys than these two, which it thereby hides without replacing them.

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from orchard_jit import Explanation, ScoreMod, call, explain, flash_attention, operators
-from orchard_jit.attention import resolve
 from orchard_jit.jit import library
+from orchard_jit.options import resolve
 
 SHAPE = (2, 4, 10, 16)
 OPTIONS = {

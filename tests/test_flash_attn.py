@@ -19,7 +19,7 @@ from orchard_jit import (
     flash_attn_with_kvcache,
     keep_mask,
 )
-from orchard_jit.attention import draw_seed
+from orchard_jit.options import draw_seed
 
 BATCH, HEADS, KV_HEADS, DIM = 2, 4, 2, 16
 LENGTHS = ((6, 6), (5, 9), (9, 5))

@@ -16,6 +16,7 @@ from orchard_jit.distributed.agreement import require_same
 from orchard_jit.distributed.block import Problem, Rows, unpack
 from orchard_jit.distributed.place import Place
 from orchard_jit.jit import library, recipe
+from orchard_jit.options import Options
 
 Method = Literal["ring", "gather"]
 
@@ -98,7 +99,7 @@ def flash_attention(
     """
     place = Place.of(group)
     if place.size == 1:
-        options: attention.Options = {"causal": causal, "softcap": softcap, "scale": scale}
+        options: Options = {"causal": causal, "softcap": softcap, "scale": scale}
         if return_lse:
             return attention.flash_attention(query, key, value, return_lse=True, **options)
         return attention.flash_attention(query, key, value, **options)

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from orchard_jit import attention, call, operators
+from orchard_jit import call, operators
 from orchard_jit.call import Arguments
+from orchard_jit.diagonal import Causal
 from orchard_jit.distributed.layout import Sight
+from orchard_jit.options import resolve
 
 
 def pack(key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -81,10 +83,8 @@ class Problem(NamedTuple):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, diagonal: bool
     ) -> Arguments:
         """One call of the operator."""
-        causal: attention.Causal = "lower_right" if diagonal else False
-        arguments = attention.resolve(
-            query, key, value, causal=causal, softcap=self.softcap, scale=self.scale
-        )
+        causal: Causal = "lower_right" if diagonal else False
+        arguments = resolve(query, key, value, causal=causal, softcap=self.softcap, scale=self.scale)
         return arguments._replace(blocks=self.blocks)
 
 

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from orchard_jit import call, functional, nested
-from orchard_jit.attention import flash_attention, resolve
+from orchard_jit.attention import flash_attention
 from orchard_jit.errors import MissingVariantError
 from orchard_jit.integrations import traced
 from orchard_jit.integrations.report import LEDGER
+from orchard_jit.options import resolve
 
 Attention = Callable[..., torch.Tensor]
 """With the signature of PyTorch's `scaled_dot_product_attention`."""

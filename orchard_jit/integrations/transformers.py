@@ -11,12 +11,12 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from orchard_jit import call
-from orchard_jit.attention import Options, resolve
 from orchard_jit.call import Arguments
 from orchard_jit.flash_attn import packed
 from orchard_jit.integrations import traced
 from orchard_jit.integrations.report import LEDGER
 from orchard_jit.integrations.transformers_masks import Structure, mask, structure_of
+from orchard_jit.options import Options, resolve
 
 NAME = "orchard_jit"
 """What to give as `attn_implementation`."""

@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from transformers import masking_utils
 
-from orchard_jit.attention import Alignment, Options
+from orchard_jit.diagonal import Alignment
+from orchard_jit.options import Options
 
 MaskFunction = Callable[..., Any]
 

@@ -11,8 +11,8 @@ import torch
 from typing_extensions import Unpack
 
 from orchard_jit import binding, blocks
-from orchard_jit.attention import Options, resolve
 from orchard_jit.jit import lock, progress
+from orchard_jit.options import Options, resolve
 
 if TYPE_CHECKING:
     from orchard_jit.tuning.result import Result, Tuning

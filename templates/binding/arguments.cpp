@@ -32,7 +32,7 @@ std::vector<Tensor> listed(const at::IValue& tensors) {
   return tensors.isTensorList() ? tensors.toTensorVector() : std::vector<Tensor>();
 }
 
-Arguments::Arguments(const Stack& stack, size_t first) {
+Arguments::Arguments(const Stack& stack, size_t first, size_t count) {
   Reader reader(stack, first);
   query = reader.tensor();
   key = reader.tensor();
@@ -41,6 +41,7 @@ Arguments::Arguments(const Stack& stack, size_t first) {
   left = reader.optional<int64_t>();
   right = reader.optional<int64_t>();
   lower_right = reader.value().toBool();
+  if (count == kPlain) return;
   for (auto* tensor : {&mask, &bias, &sinks, &seed, &query_offsets, &key_offsets, &key_lengths})
     *tensor = reader.optional_tensor();
   dropout = reader.value().toDouble();

@@ -17,22 +17,24 @@ using torch::jit::Stack;
 /// The tensors of an argument that may be none.
 std::vector<Tensor> listed(const at::IValue& tensors);
 
-/// Those of the forward operator, which are also most of the backward's.
+/// Those of the forward operator, which are also most of the backward's. The first `kPlain` are all that the attention
+/// operator has.
 struct Arguments {
-  static constexpr size_t kBias = 8, kSinks = 9, kArrays = 17, kCount = 21;
+  static constexpr size_t kPlain = 7, kBias = 8, kSinks = 9, kArrays = 17, kCount = 21;
 
   Tensor query, key, value;
   std::optional<double> scale;
   std::optional<int64_t> left, right;
   bool lower_right;
   std::optional<Tensor> mask, bias, sinks, seed, query_offsets, key_offsets, key_lengths;
-  double dropout;
-  c10::SymInt longest_query, longest_key;  // varlen: of a sequence
+  double dropout = 0;
+  c10::SymInt longest_query = 0, longest_key = 0;  // varlen: of a sequence
   std::vector<Tensor> arrays;
   std::vector<double> scalars;
   std::string score, blocks;
 
-  explicit Arguments(const Stack& stack, size_t first = 0);
+  /// Reads `count` values, kPlain or kCount.
+  explicit Arguments(const Stack& stack, size_t first = 0, size_t count = kCount);
 
   bool packed() const { return query_offsets.has_value(); }
 };

@@ -13,13 +13,16 @@ const c10::OperatorHandle& forward_operator();
 const c10::OperatorHandle& backward_operator();
 
 // Autograd keys.
+void autograd_attention(const c10::OperatorHandle&, Stack* stack);
 void autograd_forward(const c10::OperatorHandle&, Stack* stack);
 void autograd_backward(const c10::OperatorHandle&, Stack* stack);
 
 // Autocast keys.
+void autocast_attention(const c10::OperatorHandle&, Stack* stack);
 void autocast_forward(const c10::OperatorHandle&, Stack* stack);
 
 // CPU and MPS keys.
+void device_attention(const c10::OperatorHandle&, Stack* stack);
 void device_forward(const c10::OperatorHandle&, Stack* stack);
 void device_backward(const c10::OperatorHandle&, Stack* stack);
 /// The requests that a forward of these arguments makes, as JSON: nothing is computed.

@@ -117,6 +117,19 @@ auto make_node(Arguments&&... arguments) {
 
 }  // namespace
 
+void autograd_attention(const c10::OperatorHandle& op, Stack* stack) {
+  const auto arguments = torch::jit::last(*stack, Arguments::kPlain);
+  refuse_tangents(arguments);
+  if (!wants_gradient(arguments)) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return op.callBoxed(stack);
+  }
+  const auto& all = forward_operator().schema().arguments();
+  for (size_t i = Arguments::kPlain; i < Arguments::kCount; ++i) stack->push_back(*all[i].default_value());
+  autograd_forward(forward_operator(), stack);
+  stack->pop_back();  // the log-sum-exp
+}
+
 void autograd_forward(const c10::OperatorHandle&, Stack* stack) {
   const auto arguments = torch::jit::last(*stack, Arguments::kCount);
   refuse_tangents(arguments);

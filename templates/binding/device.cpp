@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "attention.h"
 #include "checks.h"
@@ -155,10 +156,7 @@ Tensor gradient_of_sinks(const Arguments& a, const Gradients& g, at::ScalarType 
   return share.mul(worth).sum(at::IntArrayRef({0, 2}));
 }
 
-}  // namespace
-
-void device_forward(const c10::OperatorHandle&, Stack* stack) {
-  const Arguments a(*stack, stack->size() - Arguments::kCount);
+std::pair<Tensor, Tensor> forward(const Arguments& a) {
   check_arguments(a);
   check_sequences(a);
   const auto lse_dtype = a.query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -172,6 +170,18 @@ void device_forward(const c10::OperatorHandle&, Stack* stack) {
     OrchardCall call = describe(a, out, lse);
     run(call, request_for_forward(a), a.query, [&] { return roles_of(a, out, lse); });
   }
+  return {std::move(out), std::move(lse)};
+}
+
+}  // namespace
+
+void device_attention(const c10::OperatorHandle&, Stack* stack) {
+  auto [out, lse] = forward(Arguments(*stack, stack->size() - Arguments::kPlain, Arguments::kPlain));
+  replace(stack, Arguments::kPlain, std::move(out));
+}
+
+void device_forward(const c10::OperatorHandle&, Stack* stack) {
+  auto [out, lse] = forward(Arguments(*stack, stack->size() - Arguments::kCount));
   replace(stack, Arguments::kCount, std::move(out), std::move(lse));
 }
 

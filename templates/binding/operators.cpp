@@ -24,17 +24,22 @@ torch::CppFunction boxed() {
 }
 
 void register_device(torch::Library& library) {
+  library.impl("attention", boxed<&device_attention>());
   library.impl("forward", boxed<&device_forward>());
   library.impl("backward", boxed<&device_backward>());
   library.impl("plan", boxed<&device_plan>());
 }
 
 void register_autograd(torch::Library& library) {
+  library.impl("attention", boxed<&autograd_attention>());
   library.impl("forward", boxed<&autograd_forward>());
   library.impl("backward", boxed<&autograd_backward>());
 }
 
-void register_autocast(torch::Library& library) { library.impl("forward", boxed<&autocast_forward>()); }
+void register_autocast(torch::Library& library) {
+  library.impl("attention", boxed<&autocast_attention>());
+  library.impl("forward", boxed<&autocast_forward>());
+}
 
 TORCH_LIBRARY_IMPL(orchard_jit, CPU, library) { register_device(library); }
 TORCH_LIBRARY_IMPL(orchard_jit, MPS, library) { register_device(library); }
