@@ -92,10 +92,7 @@ Returns:
 """
 
 attention = torch.ops.orchard_jit.attention.default
-"""The output alone of a forward that has none of the rarer arguments: a small call takes half the time.
-
-Whoever traces it finds `forward` in its place.
-"""
+"""The output alone of a forward that has none of the rarer arguments; a small call feels the difference."""
 
 backward = torch.ops.orchard_jit.backward.default
 """Gradients of query, key, value, bias (if `of_bias`) and sinks from those of `out` and, if given, of `lse`.
@@ -108,7 +105,7 @@ plan = torch.ops.orchard_jit.plan.default
 
 
 def _attention_by_forward(*arguments: Any) -> torch.Tensor:
-    """For all whom the binding does not serve: who has not loaded it yet, who traces, who transforms."""
+    """For all whom the binding does not serve: tensors without data, and any before it is loaded."""
     out: torch.Tensor = forward(*arguments)[0]
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import orchard_jit
@@ -46,6 +47,27 @@ def test_opcheck_of_the_forward(causal, needs_grad, transposed):
             *(None, None, None if causal == "none" else 0, causal == "lower_right"),
         ],
     )
+
+
+@pytest.mark.parametrize("needs_grad", (False, True))
+@pytest.mark.parametrize("causal", (False, True))
+def test_opcheck_of_a_plain_call(causal, needs_grad):
+    q, k, v = (x.detach().requires_grad_(needs_grad) for x in inputs(6, 9, 9))
+    torch.library.opcheck(operators.attention, [q, k, v, 0.3, None, 0 if causal else None, causal])
+
+
+def test_a_plain_call_is_the_general_one_in_fewer_words():
+    arguments = *inputs(6, 9, 9), 0.3, 2, 1, True
+    of_plain, (of_general, _) = operators.attention(*arguments), operators.forward(*arguments)
+    assert torch.equal(of_plain, of_general)
+    gradients = [torch.autograd.grad(out, arguments[:3], out.detach()) for out in (of_plain, of_general)]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+def test_a_plain_call_can_be_traced():
+    tensors = [x.detach() for x in inputs(6, 9, 9)]
+    graph = make_fx(lambda q, k, v: orchard_jit.flash_attention(q, k, v), tracing_mode="symbolic")(*tensors)
+    assert torch.equal(graph(*tensors), orchard_jit.flash_attention(*tensors))
 
 
 @pytest.mark.parametrize("with_lse", (False, True))
