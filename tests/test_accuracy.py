@@ -124,3 +124,49 @@ def test_many_numbers(dtype, causal, size):
         # 1.15: where scores are so large that one key takes all the weight, the gradients of query and key
         # are rounding noise alone, and that of two implementations differs by chance.
         assert reference.error(actual, expected) <= 1.15 * FACTOR[dtype] * reference.error(other, expected)
+
+
+LEVELS = {
+    "rising": lambda key: 50.0 * (key // 40),
+    "falling": lambda key: -50.0 * (key // 40),
+    "a late peak": lambda key: 300.0 * (key == 331),
+    "a low start": lambda key: torch.where(key < 100, -3e3, 0.0),
+    "slowly rising": lambda key: 0.25 * key,
+}
+"""What a key's scores are about: the maximum that weights are relative to has to follow them, or need not."""
+
+
+@pytest.mark.parametrize("dtype", [*FACTOR, torch.float64], ids=str)
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+def test_a_maximum_that_moves(level, masked, dtype):
+    """Up for every other query and down for its neighbour, which shares its vectors."""
+    q, k, v = (torch.randn(1, 1, length, 33) for length in (150, 333, 333))
+    q[..., 0] = torch.tensor([1.0, -1.0]).repeat(75)
+    k[..., 0] = level(torch.arange(333))
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    mask = torch.rand(150, 333) < 0.7 if masked else None
+    out, lse = orchard_jit.flash_attention(q, k, v, scale=1.0, mask=mask, return_lse=True)
+    truth_out, truth_lse = reference.attention(q.double(), k.double(), v.double(), scale=1.0, mask=mask)
+    own, of_scores = {
+        torch.bfloat16: (5e-3, ROUNDING),
+        torch.float16: (6e-4, ROUNDING),
+        torch.float32: (5e-7, ROUNDING),
+        torch.float64: (1e-15, 2**-52),
+    }[dtype]
+    assert reference.error(out, truth_out) <= own + of_scores * k[..., 0].abs().max()
+    torch.testing.assert_close(lse.double(), truth_lse, rtol=4 * of_scores, atol=20 * of_scores)
+
+
+@pytest.mark.parametrize("wrong", (float("nan"), float("inf")))
+def test_a_number_that_is_none_stays_with_the_queries_that_see_it(wrong):
+    q, k, v = (torch.randn(1, 1, length, 16) for length in (40, 300, 300))
+    k[..., 250, :] = wrong
+    visible = torch.ones(40, 300, dtype=torch.bool)
+    visible[:20, 250] = False
+    out = orchard_jit.flash_attention(q, k, v, mask=visible)
+    truth, _ = reference.attention(
+        *(x.double() for x in (q, torch.nan_to_num(k, posinf=0.0), v)), mask=visible
+    )
+    assert reference.error(out[..., :20, :], truth[..., :20, :]) <= 2e-6
+    assert out[..., 20:, :].isnan().any(-1).all()

@@ -35,9 +35,10 @@ void load_queries(Rows<const T> rows, int64_t count, Real scale, Rows<Operand> o
     pack_transposed<kHeadDim>(rows, count, operands);
 }
 
-/// The score that a product of a query and a key stands for.
-ORCHARD_INLINE Vector score_of(Vector product, Real scale) {
-  return kScalesQueries ? product : product * (scale * kScoreFactor);
+/// What a product of a query and a key is to be multiplied by, so that it becomes a score.
+inline Real product_scale(const OrchardCall& call) { return call.scale * kScoreFactor; }
+ORCHARD_INLINE Vector score_of(Vector product, Real product_scale) {
+  return kScalesQueries ? product : product * product_scale;
 }
 
 /// A strip is as many vectors of queries as make a good tile. Its matrices are transposed: lanes are queries.

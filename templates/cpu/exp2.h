@@ -37,21 +37,28 @@ struct Exp2<double> {
 };
 
 ORCHARD_INLINE Vector exp2_polynomial(Vector x) {
-  using Constants = Exp2<Real>;
-  constexpr int kDegree = sizeof(Constants::kCoefficients) / sizeof(Real) - 1;
-  Vector result = broadcast(Constants::kCoefficients[kDegree]);
+  constexpr int kDegree = sizeof(Exp2<Real>::kCoefficients) / sizeof(Real) - 1;
+  const Real* coefficients = Exp2<Real>::kCoefficients;
+  asm volatile("" : "+r"(coefficients));  // read anew: kept in registers, the products between would miss these
+  Vector result = broadcast(coefficients[kDegree]);
   ORCHARD_UNROLL
-  for (int i = kDegree - 1; i >= 0; i--) result = result * x + Constants::kCoefficients[i];
+  for (int i = kDegree - 1; i >= 0; i--) result = result * x + coefficients[i];
   return result;
 }
 
 inline float log2(float x) { return __builtin_log2f(x); }
 inline double log2(double x) { return __builtin_log2(x); }
 
-/// For x <= 0 and a little above. What lies below the normal numbers may become 0; NaN stays NaN.
+#ifdef __AVX512F__
+constexpr bool kScalesPowers = sizeof(Real) == 4;  // AVX-512 splits and scales in one instruction each
+#else
+constexpr bool kScalesPowers = false;
+#endif
+
+/// For x up to 64. What lies below the normal numbers may become 0; NaN stays NaN.
 ORCHARD_INLINE Vector exp2(Vector x) {
 #ifdef __AVX512F__
-  if constexpr (sizeof(Real) == 4) {  // AVX-512 splits and scales in one instruction each
+  if constexpr (kScalesPowers) {
     Vector fraction, result;
     asm("vreduceps $8, %1, %0" : "=v"(fraction) : "v"(x));
     asm("vscalefps %2, %1, %0" : "=v"(result) : "v"(exp2_polynomial(fraction)), "v"(x - fraction));
@@ -67,5 +74,8 @@ ORCHARD_INLINE Vector exp2(Vector x) {
   const Vector power = (Vector)((IntegerVector)shifted << Constants::kMantissaBits);
   return exp2_polynomial(x - (shifted - kShift)) * power;
 }
+
+/// For any x. What is beyond 64 may count as that.
+ORCHARD_INLINE Vector exp2_or_huge(Vector x) { return exp2(kScalesPowers ? x : x > 64 ? broadcast(64) : x); }
 
 }  // namespace orchard

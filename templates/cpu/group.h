@@ -56,6 +56,7 @@ class GroupScores {
  public:
   GroupScores(const Group& group, int64_t first_row, Range keys)
       : group_(group),
+        product_scale_(product_scale(group.call)),
         inputs_(group.call),
         keys_(keys),
         seen_(group.bounds.seen_by(0)),
@@ -80,7 +81,7 @@ class GroupScores {
 
   /// The final score in powers of two, of a key and the v-th vector of rows. Keys past the last repeat it.
   ORCHARD_INLINE Vector finish(Vector product, int key, int v, Rows<Real> prepared) const {
-    Vector score = score_of(product, group_.call.scale);
+    Vector score = score_of(product, product_scale_);
     key = min<int64_t>(key, keys_.end - keys_.first - 1);
     if constexpr (kModifiesScore) score = in_base_2(modify(inputs_, score, place(key, v)));
     if constexpr (kMasksScore) {
@@ -105,6 +106,7 @@ class GroupScores {
   }
 
   const Group& group_;
+  Real product_scale_;
   ScoreInputs inputs_;
   Range keys_;
   Range seen_;   // by the first query; by the one after it, a key further

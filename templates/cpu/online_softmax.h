@@ -5,6 +5,9 @@
 
 namespace orchard {
 
+/// What the weights of some keys may sum up to, relative to a maximum of others.
+constexpr Real kMostWeight = 0x1p30;
+
 /// Some vectors of queries on their way through the keys.
 template <int Width>
 struct Strip {
@@ -13,7 +16,7 @@ struct Strip {
 
   Rows<Operand> query;  // [steps(kHeadDim)][kQueries]
   Rows<Real> out;       // [kHeadDimV][kQueries], still to be divided by `sum`
-  Real* maximum;        // [kQueries], the largest score so far
+  Real* maximum;        // [kQueries], the largest score so far, or not much less
   Real* sum;            // [kQueries], of exp2(score - maximum)
 
   static Strip at(Real* strips, int64_t row) {
@@ -55,9 +58,10 @@ ORCHARD_INLINE Vector reference(Vector maximum) { return maximum == -kInfinity ?
 ORCHARD_INLINE Vector inverse(Vector sum) { return sum == 0 ? sum : 1 / sum; }
 
 /// These keys join those that the strip has met before. finish(first, tile) makes a tile of products the final scores
-/// of the keys from `first` on; weigh(weight, row, v) is what a value is multiplied by.
+/// of the keys from `first` on; weigh(weight, row, v) is what a value is multiplied by. The scores are gone through
+/// twice: for their maximum, and for the weights that are relative to it.
 template <class AnyStrip, class Finish, class Weigh>
-ORCHARD_INLINE void attend(AnyStrip strip, Rows<const Operand> keys, Rows<const Operand> values, int count,
+ORCHARD_INLINE void attend_twice(AnyStrip strip, Rows<const Operand> keys, Rows<const Operand> values, int count,
                            Rows<Real> scores, Finish finish, Weigh weigh) {
   constexpr int kWidth = AnyStrip::kWidth;
   Vector largest[kWidth];
@@ -96,6 +100,47 @@ ORCHARD_INLINE void attend(AnyStrip strip, Rows<const Operand> keys, Rows<const 
       store(out, load(out) * decay[v] + product);
     });
   });
+}
+
+/// The same in one go, while products are still in registers: relative to the maximum of the keys before. False where
+/// there were none or these keys go too far beyond it; the strip is then as it was, and `scores` spent.
+template <class AnyStrip, class Finish, class Weigh>
+ORCHARD_INLINE bool attend_once(AnyStrip strip, Rows<const Operand> keys, Rows<const Operand> values, int count,
+                                Rows<Real> scores, Finish finish, Weigh weigh) {
+  constexpr int kWidth = AnyStrip::kWidth;
+  Vector maximum[kWidth], total[kWidth] = {};
+  IntegerVector fails = {};
+  for (int v = 0; v < kWidth; v++) {
+    maximum[v] = load(strip.maximum + v * kLanes);
+    fails |= maximum[v] == -kInfinity;
+  }
+  if (any(fails)) return false;
+
+  const Rows<Operand> weights{reinterpret_cast<Operand*>(scores.data), scores.stride};
+  strip.multiply_keys(keys, count, [&](int first, auto tile) {
+    finish(first, tile);
+    if (count - first < tile.kHeight)  // what repeats the last key has no weight
+      tile.for_each([&](int row, int, Vector& score) {
+        if (first + row >= count) score = broadcast(-kInfinity);
+      });
+    tile.for_each([&](int row, int v, Vector& score) {
+      const Vector weight = exp2_or_huge(score - maximum[v]);
+      total[v] += weight;
+      score = weigh(weight, first + row, v);
+    });
+    tile.store_down(weights.from(first / kStep));
+  });
+  for (int v = 0; v < kWidth; v++) fails |= ~(total[v] <= kMostWeight);
+  if (any(fails)) return false;
+
+  for (int v = 0; v < kWidth; v++) store(strip.sum + v * kLanes, load(strip.sum + v * kLanes) + total[v]);
+  strip.multiply_values(values, weights, count, [&](int first, auto tile) {
+    tile.for_each([&](int row, int v, Vector product) {
+      Real* out = strip.out[first + row] + v * kLanes;
+      store(out, load(out) + product);
+    });
+  });
+  return true;
 }
 
 }  // namespace orchard

@@ -69,7 +69,7 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
         // An expression may make anything of a query that is none.
         weight = lse == kInfinity ? Vector{} : weight;
         const auto at = softmax.scores.place(meeting, first + row, v);
-        const Vector score = score_of(product, softmax.scores.head.call.scale);
+        const Vector score = score_of(product, softmax.scores.product_scale);
         store(slopes[first + row] + v * kLanes, slope(softmax.scores.inputs, score, at));
       }
       store(place, weight);

@@ -13,6 +13,7 @@ constexpr bool kAdds = kMask || kBias || kMasksScore;
 struct Scores {
   explicit Scores(const Head& head)
       : head(head),
+        product_scale(orchard::product_scale(head.call)),
         inputs(head.call),
         bias(head_plane<const BiasElement>(head.call.bias, head.call.params.bias, head.batch, head.index)),
         mask(head_plane<const uint8_t>(head.call.mask, head.call.params.mask, head.batch, head.index)) {}
@@ -41,7 +42,7 @@ struct Scores {
   /// The final score in powers of two, of a row of keys and the v-th vector of queries.
   ORCHARD_INLINE Vector finish(Vector product, const Meeting& meeting, int row, int v,
                                const Real* prepared) const {
-    Vector score = score_of(product, head.call.scale);
+    Vector score = score_of(product, product_scale);
     if constexpr (kModifiesScore) score = in_base_2(modify(inputs, score, place(meeting, row, v)));
     if constexpr (kAdds) {
       const Vector added = load(prepared);
@@ -86,6 +87,7 @@ struct Scores {
   }
 
   const Head& head;
+  Real product_scale;
   ScoreInputs inputs;
   Plane<const BiasElement> bias;
   Plane<const uint8_t> mask;
