@@ -155,7 +155,7 @@ def test_a_maximum_that_moves(level, masked, dtype):
         torch.float64: (1e-15, 2**-52),
     }[dtype]
     assert reference.error(out, truth_out) <= own + of_scores * k[..., 0].abs().max()
-    torch.testing.assert_close(lse.double(), truth_lse, rtol=4 * of_scores, atol=20 * of_scores)
+    torch.testing.assert_close(lse.double(), truth_lse, rtol=16 * of_scores, atol=20 * of_scores)
 
 
 @pytest.mark.parametrize("wrong", (float("nan"), float("inf")))
