@@ -71,6 +71,15 @@ def test_rows_that_see_no_key():
     check(q, k, v, causal="lower_right")
 
 
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+def test_every_number_of_16_bits_is_read_and_written_exactly(dtype):
+    """With a single key the output is its value."""
+    value = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).view(1024, 1, 1, 64)
+    query, key = tensors((1024, 1, 1, 64), (1024, 1, 1, 64), dtype, "cpu")[:2]
+    out = orchard_jit.flash_attention(query, key, value)
+    torch.testing.assert_close(out, value, rtol=0, atol=0, equal_nan=True)
+
+
 FEATURES = {
     "what hides": {"causal": "upper_left", "mask": "full", "score": "hides", "lengths": "short"},
     "what is added": {"window": "both", "bias": "shared by batch", "softcap": "5", "sinks": "finite"},
