@@ -17,7 +17,7 @@ from .test_conformance import TOLERANCE, check, tensors
 if sys.platform != "linux":
     pytest.skip("the emulator shares memory as Linux knows it", allow_module_level=True)
 
-from software_arm import Guarded, arm_kernels
+from software_arm import Guarded, arm_kernels, innermost_loops
 
 LIKE_A_MAC = ("-mcpu=apple_m1",)
 """What Apple's compiler takes for granted: it is given no flag for the processor."""
@@ -44,6 +44,12 @@ def results(query, key, value, grad_out=None, **options):
 def test_forward_and_gradients(arm, head_dim, dtype, flags):
     arm.flags = flags
     check(*tensors((1, 4, 77, head_dim), (1, 2, 130, head_dim), dtype, "cpu"), causal="lower_right")
+    for plug_in in arm.plug_ins.values():
+        products = [loop for loop in innermost_loops(plug_in.program) if loop.multiply_adds >= 16]
+        assert products
+        for loop in products:
+            assert loop.stores == 0, "what a tile sums up stays in registers"
+            assert loop.instructions < 1.8 * loop.multiply_adds
 
 
 @pytest.mark.parametrize(

@@ -26,29 +26,31 @@ def plug_in(recipe: Recipe) -> PlugIn:
     """The recipe's, from the very texts and with the very flags that an ARM machine would compile."""
     (source,) = recipe.sources
     host = {"host.cpp": _HOST.read_text(encoding="utf-8"), "params.h": recipe.files["params.h"]}
-    program = link(
+    path = link(
         Unit(recipe.files, source, recipe.compile_flags),
         Unit(host, "host.cpp", ("-std=c++17", "-O3", f"-DORCHARD_RUN={entry_point('run')}")),
         Unit({"mathematics.S": mathematics.stubs()}, "mathematics.S", ()),
     )
-    return _loaded(program)
+    return _loaded(path)
 
 
 @cache
-def _loaded(program: Path) -> PlugIn:
-    return PlugIn(Machine(Program(program)))
+def _loaded(path: Path) -> PlugIn:
+    return PlugIn(Program(path))
 
 
 class PlugIn:
     """In place of the `ctypes.CDLL` that a library of this machine would be.
 
     Attributes:
+        program: What was compiled.
         workers: How many ran at once in the last call.
 
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._machine = Machine(program)
         self._workspaces = Block(_WORKSPACE_BYTES)
         self.workers = 0
         functions = (_SCRATCH(self._scratch), _RUN(self._run), _STORAGE(self._storage))

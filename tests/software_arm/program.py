@@ -25,6 +25,10 @@ class Segment:
     rights: int
 
     @property
+    def executable(self) -> bool:
+        return bool(self.rights & unicorn.UC_PROT_EXEC)
+
+    @property
     def pages(self) -> tuple[int, int]:
         """Start and size of the pages that it lies in."""
         start = self.address // PAGE * PAGE
