@@ -12,17 +12,22 @@ import unicorn
 
 PAGE = 1 << 16
 """The largest page of an ARM system."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Block:
-    """Whole pages of our own, which stay where they are."""
+    """Whole pages of our own, which stay where they are, between pages that nobody can read or write."""
 
     def __init__(self, size: int) -> None:
         self.size = -(-size // PAGE) * PAGE
-        self._map = mmap.mmap(-1, self.size + PAGE)
+        self._map = mmap.mmap(-1, self.size + 3 * PAGE)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        self.address = -(-start // PAGE) * PAGE
+        self.address = -(-start // PAGE) * PAGE + PAGE
         self.end = self.address + self.size
+        for fence in (self.address - PAGE, self.end):
+            if _libc.mprotect(fence, PAGE, 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
 
 
 class Guarded:
@@ -34,20 +39,9 @@ class Guarded:
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """A dense tensor with the same numbers, in memory of its own."""
         size = tensor.numel() * tensor.element_size()
-        block = Block(size + PAGE)
-        self._blocks.append(block)
-        end = block.end - PAGE
-        _refuse(end, PAGE)
-        memory = (ctypes.c_char * size).from_address(end - size)
+        self._blocks.append(Block(size))
+        memory = (ctypes.c_char * size).from_address(self._blocks[-1].end - size)
         return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
-
-
-def _refuse(address: int, size: int) -> None:
-    """Let nobody read or write there any more."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    if libc.mprotect(address, size, 0):
-        raise OSError(ctypes.get_errno(), "mprotect")
 
 
 class Ranges:

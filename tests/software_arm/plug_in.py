@@ -28,7 +28,9 @@ def plug_in(recipe: Recipe) -> PlugIn:
     host = {"host.cpp": _HOST.read_text(encoding="utf-8"), "params.h": recipe.files["params.h"]}
     path = link(
         Unit(recipe.files, source, recipe.compile_flags),
-        Unit(host, "host.cpp", ("-std=c++17", "-O3", f"-DORCHARD_RUN={entry_point('run')}")),
+        Unit(
+            host, "host.cpp", ("-std=c++17", "-O3", "-ffreestanding", f"-DORCHARD_RUN={entry_point('run')}")
+        ),
         Unit({"mathematics.S": mathematics.stubs()}, "mathematics.S", ()),
     )
     return _loaded(path)
