@@ -113,6 +113,16 @@ def test_decoding(options, dtype, queries):
     features.test_few_queries_and_many_keys("cpu", options, dtype, queries)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+def test_decoding_a_single_row(arm, dtype):
+    """It has products of its own."""
+    q, k, v = tensors((1, 2, 1, 64), (1, 2, 600, 64), dtype, "cpu")
+    out = orchard_jit.flash_attention(q, k, v)
+    assert [variant.kernel for variant in arm.plug_ins] == ["decode"]
+    expected = reference.attention(q.double(), k.double(), v.double())[0]
+    assert reference.error(out, expected) < TOLERANCE[dtype]
+
+
 def test_what_lies_past_a_sequences_length_may_be_nan():
     lengths = torch.tensor([50, 3], dtype=torch.int32)
     clean = tensors((2, 2, 37, 24), (2, 2, 70, 24), torch.float32, "cpu")

@@ -17,27 +17,33 @@ ZIG = Path(ziglang.__file__).parent / "zig"
 CACHE = Path(__file__).resolve().parents[2] / ".pytest_cache" / "software_arm"
 BASE = 1 << 32
 """Where programs lie: they need not move, as each has an emulator of its own."""
-_CROSS = ("-target", "aarch64-linux-gnu", "-fPIC", "-g0", "-Wall", "-Wextra", "-Werror")
-"""What a compiler on an ARM machine does by itself, nothing for a debugger, and no warning."""
+LINUX, MAC = "aarch64-linux-gnu", "aarch64-macos"
+_ALWAYS = ("-fPIC", "-g0", "-Wall", "-Wextra", "-Werror")
+"""As for every library, nothing for a debugger, and no warning."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one call of the compiler gets: some texts by file name, which of them to compile, and how."""
+    """Some texts by file name, which of them to compile, how, and for what."""
 
     files: Mapping[str, str]
     source: str
     flags: Sequence[str]
+    target: str = LINUX
 
     @property
     def object(self) -> Path:
         """Compiled, unless it has been."""
-        return _kept([dict(self.files), self.source, list(self.flags), _CROSS], self._compile)
+        return _kept([dict(self.files), *self._words], self._compile)
 
     def _compile(self, folder: Path) -> None:
         for name, text in self.files.items():
             (folder / name).write_text(text, encoding="utf-8")
-        _run(folder, "c++", *_CROSS, *self.flags, "-c", self.source, "-o", "made")
+        _run(folder, *self._words, "-o", "made")
+
+    @property
+    def _words(self) -> tuple[str, ...]:
+        return ("c++", "-target", self.target, *_ALWAYS, *self.flags, "-c", self.source)
 
 
 def link(*units: Unit) -> Path:
