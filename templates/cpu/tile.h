@@ -73,6 +73,13 @@ struct Tile {
   }
 };
 
+/// For a call that takes a tile. Clang may not inline it, and hands the tile over through memory.
+#if defined(__clang__) && __clang_major__ >= 15
+#define ORCHARD_INLINE_CALL [[clang::always_inline]]
+#else
+#define ORCHARD_INLINE_CALL
+#endif
+
 /// How many rows make a good tile of so many vectors. A narrow one still needs 8 rows to hide an FMA's latency.
 constexpr int tile_height(int width) { return width == 1 ? 8 : kRegisters * 3 / 4 / width; }
 constexpr int kTallest = 12;
@@ -94,7 +101,7 @@ ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Ope
       for (const Operand*& row : rows) row += kDepth;
       tile.add(Tile<kHeight, Width>::product(rows, 1, right.from(t), min(depth - t, kDepth)));
     }
-    body(first, tile);
+    ORCHARD_INLINE_CALL body(first, tile);
   }
 }
 
@@ -112,10 +119,10 @@ ORCHARD_INLINE void multiply_transposed(Rows<const Operand> left, Rows<const Ope
                                         Body body) {
   constexpr int kHeight = tile_height(Width), kWhole = Columns / kHeight * kHeight;
   for (int first = 0; first < kWhole; first += kHeight) {
-    body(first, column_tile<kHeight, Width>(left.from_column(first), right, depth));
+    ORCHARD_INLINE_CALL body(first, column_tile<kHeight, Width>(left.from_column(first), right, depth));
   }
   if constexpr (kWhole < Columns) {
-    body(kWhole, column_tile<Columns - kWhole, Width>(left.from_column(kWhole), right, depth));
+    ORCHARD_INLINE_CALL body(kWhole, column_tile<Columns - kWhole, Width>(left.from_column(kWhole), right, depth));
   }
 }
 
