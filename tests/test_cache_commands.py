@@ -181,10 +181,10 @@ class TestPrune:
             ({"spec": {"binding": {"torch": "2.1.0"}}}, "for torch 2.1.0"),
             ({"key_inputs": {"origin": {"values": {"abi_version": ABI_VERSION - 1}}}}, "plug-in interface"),
             (
-                {"key_inputs": {"origin": {"templates": {"params.h.j2": "0" * 64}}}},
+                {"key_inputs": {"origin": {"templates": {"cpu": "0" * 64}}}},
                 "sources of another version",
             ),
-            ({"key_inputs": {"origin": {"templates": {"gone.h": "0" * 64}}}}, "sources of another version"),
+            ({"key_inputs": {"origin": {"templates": {"gone": "0" * 64}}}}, "sources of another version"),
         ],
     )
     def test_stale_versions_go_first(self, store, capsys, changes, reason):
@@ -208,7 +208,7 @@ class TestPrune:
             assert keys(pruned["entries"]) == [B, A]
             assert keys(pruned["in_use"]) == [C]
         assert main(["prune", "--max-size", "0"]) == 1
-        assert "1 library in use by running programs stay" in capsys.readouterr().out
+        assert "1 library stays: in use by running programs" in capsys.readouterr().out
 
     def test_rests_of_builds_go(self, store, capsys):
         dead, failed = store.stage(A), store.keep_failed(store.stage(B))

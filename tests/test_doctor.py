@@ -130,7 +130,7 @@ class TestWhatIsCompiled:
         tmp_path.chmod(0o755)
         monkeypatch.setenv("ORCHARD_JIT_PREBUILT_DIRS", str(tmp_path))
         store = Store(tmp_path, writable=True)
-        publish(store, key_inputs={"origin": {"templates": {"params.h.j2": "0" * 64}}})
+        publish(store, key_inputs={"origin": {"templates": {"cpu": "0" * 64}}})
         answer = cache_checks.prebuilt()
         assert answer.state == "warning"
         assert "from sources of another version" in answer.found

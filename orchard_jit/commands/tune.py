@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from orchard_jit.commands import options, plots, values
+from orchard_jit.commands import builds, options, plots, values
 from orchard_jit.commands.console import (
     UsageError,
     columns,
@@ -78,15 +80,18 @@ def run(
         plots.require_matplotlib()
     query, key, value = _inputs(shape, kv_heads, dtype, device)
     try:
-        tuning = tune(
-            query,
-            key,
-            value,
-            causal="upper_left" if causal else False,
-            budget=budget,
-            passes=kernel,
-            keep=not dry_run,
-        )
+        # A terminal has a bar, and one line is enough for a log.
+        with nullcontext() if sys.stderr.isatty() else builds.quiet_progress():
+            print(f"orchard-jit: tuning, {budget:.0f} s", file=sys.stderr)
+            tuning = tune(
+                query,
+                key,
+                value,
+                causal="upper_left" if causal else False,
+                budget=budget,
+                passes=kernel,
+                keep=not dry_run,
+            )
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
     if plot is not None:

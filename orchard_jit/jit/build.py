@@ -55,6 +55,7 @@ def build(recipe: Recipe, directory: Path) -> tuple[Path, ctypes.CDLL]:
 
     from torch.utils import cpp_extension  # imports setuptools: 0.3 s that a cache hit need not pay
 
+    workers.go_on()
     with _ninja_on_path(), _plain_path(directory) as place:
         try:
             cpp_extension.load(

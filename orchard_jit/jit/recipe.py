@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchard_jit import backends
-from orchard_jit.jit.render import Rendering
+from orchard_jit.jit.render import Rendering, text_name
 from orchard_jit.variant import Variant
 
 ABI_VERSION = 2
@@ -98,21 +98,23 @@ def for_variant(variant: Variant) -> Recipe:
     """
     backend = backends.get(variant.backend)
     backend.check(variant)
+    templates = backend.templates(variant)
+    values = variant.to_json()
     files = Rendering(
-        *backend.templates(variant),
+        *templates,
         "params.h.j2",
-        variant=variant.to_json(),
+        variant=values,
         block=dict(variant.blocks),
         abi_version=ABI_VERSION,
         **backend.context(variant),
     )
     return Recipe(
         title=variant.name,
-        spec={"variant": variant.to_json()},
+        spec={"variant": values},
         shelf=platform_tag(backend.machine(variant)),
         origin=files.origin,
         files=files,
-        sources=(next(iter(files)),),
+        sources=(text_name(templates[0]),),
         compile_flags=(*backend.compile_flags(variant), *_user_flags()),
         link_flags=backend.link_flags(variant),
         exports=tuple(entry_point(name) for name in ENTRY_POINTS),

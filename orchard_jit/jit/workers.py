@@ -54,7 +54,8 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not all(future.done() for future in self._futures) and time.monotonic() < deadline:
-            _kill_compilers()
+            if _kill_compilers():
+                deadline = time.monotonic() + _PATIENCE_SECONDS  # for what follows from their end
             time.sleep(_POLL_SECONDS)
 
     def _enter(self) -> None:
@@ -84,16 +85,18 @@ def go_on() -> None:
         raise Stopped
 
 
-def _kill_compilers() -> None:
-    """Kill every ninja and compiler that this process has started, with all their children.
+def _kill_compilers() -> bool:
+    """Kill every ninja and compiler that this process has started, with all their children; were there any?
 
     It is what Ctrl-C does in a terminal; but not every interrupt comes from one, and a compiler that hangs
     may be deaf to it.
     """
     compiler = Path(shlex.split(os.environ.get("CXX", "c++"))[0]).name
-    for process, name in _children(os.getpid()):
-        if name in ("ninja", compiler[:_COMMAND_LETTERS]):
-            _kill_tree(process)
+    names = ("ninja", compiler[:_COMMAND_LETTERS])
+    doomed = [process for process, name in _children(os.getpid()) if name in names]
+    for process in doomed:
+        _kill_tree(process)
+    return bool(doomed)
 
 
 def _kill_tree(process: int) -> None:
