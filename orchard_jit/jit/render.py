@@ -44,7 +44,7 @@ class Rendering(Mapping[str, str]):
         With a score function, also that of the modules that print it. The files are read anew for every
         variant: somebody may be editing them.
         """
-        folders = sorted({pattern.rpartition("/")[0] for pattern in self._patterns})
+        folders = {pattern.rpartition("/")[0] for pattern in self._patterns}
         origin: dict[str, Any] = {
             "values": self._context,
             "templates": {folder: folder_sha256(folder) for folder in folders},
