@@ -36,6 +36,8 @@ expected = torch.nn.functional.scaled_dot_product_attention(q, q, q)
 print(json.dumps({"kernels": len(open(log).readlines()), "error": (out - expected).abs().max().item()}))
 """
 
+_TRACEBACK = "Traceback (most recent call last):\n"
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -73,8 +75,14 @@ def _ask(code: str) -> Reply:
 
 
 def _reason(run: subprocess.CompletedProcess[str]) -> str:
-    """The last line of a traceback, or how the process has ended."""
-    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    """The error below a traceback, which may have several lines, or else how the process has ended."""
+    said = run.stderr.strip()
+    if _TRACEBACK in said:
+        frames = said.rpartition(_TRACEBACK)[2].splitlines()
+        first = next((i for i, line in enumerate(frames) if line and not line.startswith(" ")), 0)
+        said = "\n".join(frames[first:])
+    else:
+        said = said.rpartition("\n")[2]
     if run.returncode < 0:
-        return f"killed by signal {-run.returncode}{f': {lines[-1]}' if lines else ''}"
-    return lines[-1] if lines else f"exit code {run.returncode}"
+        return f"killed by signal {-run.returncode}{f': {said}' if said else ''}"
+    return said or f"exit code {run.returncode}"

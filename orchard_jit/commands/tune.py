@@ -16,12 +16,14 @@ from orchard_jit.commands.console import (
     UsageError,
     columns,
     count_text,
+    duration_text,
     mark,
     milliseconds,
     print_json,
     wrapped,
 )
 from orchard_jit.commands.machine import require_device
+from orchard_jit.jit import progress
 from orchard_jit.tuning import PASSES, tune
 from orchard_jit.tuning.result import Rejection, Result, Timing, Tuning, sizes_text
 from orchard_jit.variant import DTYPES
@@ -80,9 +82,8 @@ def run(
         plots.require_matplotlib()
     query, key, value = _inputs(shape, kv_heads, dtype, device)
     try:
-        # A terminal has a bar, and one line is enough for a log.
-        with nullcontext() if sys.stderr.isatty() else builds.quiet_progress():
-            print(f"orchard-jit: tuning, {budget:.0f} s", file=sys.stderr)
+        progress.say(f"tuning for {duration_text(budget)}")
+        with nullcontext() if sys.stderr.isatty() else builds.quiet_progress():  # a terminal has a bar
             tuning = tune(
                 query,
                 key,

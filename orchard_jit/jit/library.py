@@ -54,7 +54,9 @@ def load_all(recipes: Sequence[Recipe]) -> list[ctypes.CDLL]:
             _load_once(recipe)
     elif absent:
         with workers.workers(min(len(absent), os.cpu_count() or 1)) as crew:
-            for future in [crew.submit(_load_once, recipe) for recipe in absent]:
+            for recipe in absent:
+                crew.submit(_load_once, recipe)
+            for future in crew.ended():
                 future.result()
     return [_loaded[recipe.key] for recipe in recipes]
 

@@ -59,9 +59,10 @@ class Recipe:
         """What the key is made of. Not in it: paths, times and the default compiler's version.
 
         A machine without a compiler must find what another has built, so the compiler's version
-        is written to the manifest instead; a compiler chosen by `CXX` is in the key.
+        is written to the manifest instead; a compiler chosen by `CXX` is in the key. The processor is
+        where a flag leaves the instruction set to the compiler: elsewhere that library would crash.
         """
-        return {
+        inputs = {
             "schema": _KEY_SCHEMA,
             "shelf": self.shelf,
             "origin": self.origin,
@@ -71,6 +72,9 @@ class Recipe:
             "CXX": os.environ.get("CXX"),
             "MACOSX_DEPLOYMENT_TARGET": os.environ.get("MACOSX_DEPLOYMENT_TARGET"),
         }
+        if any(word.endswith("=native") for word in (*self.compile_flags, *shlex.split(inputs["CXX"] or ""))):
+            inputs["processor"] = _processor()
+        return inputs
 
     @cached_property
     def key(self) -> str:
@@ -162,6 +166,16 @@ def write_files(recipe: Recipe, directory: Path) -> None:
     """Write the rendered texts below `directory`, which exists."""
     for name, text in recipe.files.items():
         (directory / name).write_text(text, encoding="utf-8")
+
+
+def _processor() -> str:
+    """What `-march=native` stands for on this machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return backends.get("cpu").device()
+    told = ("model name", "flags", "Features", "CPU part")
+    return "; ".join(sorted({line.partition(":")[2].strip() for line in lines if line.startswith(told)}))
 
 
 def _user_flags() -> tuple[str, ...]:

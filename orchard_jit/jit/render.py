@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from orchard_jit.errors import CacheError
 from orchard_jit.jit import files
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ class Rendering(Mapping[str, str]):
         With a score function, also that of the modules that print it. The files are read anew for every
         variant: somebody may be editing them.
         """
-        folders = {pattern.rpartition("/")[0] for pattern in self._patterns}
-        origin: dict[str, Any] = {
-            "values": self._context,
-            "templates": {folder: folder_sha256(folder) for folder in folders},
-        }
+        origin: dict[str, Any] = {"values": self._context, "templates": self._folders()}
         if self._score:
             origin["score"] = files.folder_sha256(_PACKAGE / "score")
         return origin
+
+    def _folders(self) -> dict[str, str]:
+        folders = {pattern.rpartition("/")[0] for pattern in self._patterns}
+        return {folder: folder_sha256(folder) for folder in folders}
 
     @cached_property
     def _templates(self) -> list[Path]:
@@ -64,7 +65,11 @@ class Rendering(Mapping[str, str]):
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        return {text_name(path): self._text(path) for path in self._templates}
+        stated = self.origin["templates"]
+        texts = {text_name(path): self._text(path) for path in self._templates}
+        if self._folders() != stated:
+            raise CacheError("the templates have changed since the key was made of them: call again")
+        return texts
 
     def _text(self, template: Path) -> str:
         if template.suffix != ".j2":

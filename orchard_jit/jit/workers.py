@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _POLL_SECONDS = 0.02
+_NOTICE_SECONDS = 0.2
 _PATIENCE_SECONDS = 5.0
 _COMMAND_LETTERS = 15
 """All that the kernel keeps of a command's name."""
@@ -43,6 +44,16 @@ class Workers:
         """Call a function on one of the threads."""
         self._futures.append(self._pool.submit(function, *arguments))
         return self._futures[-1]
+
+    def ended(self) -> Iterator[Future[Any]]:
+        """What has been submitted, as it ends.
+
+        A wait without a limit may sleep through a signal that the system hands to another thread.
+        """
+        pending = set(self._futures)
+        while pending:
+            done, pending = wait(pending, _NOTICE_SECONDS, FIRST_COMPLETED)
+            yield from done
 
     def finish(self) -> None:
         """Wait for all."""

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from orchard_jit.errors import CacheError
 from orchard_jit.jit import recipe, render
 from orchard_jit.selection import select
 
@@ -56,6 +57,16 @@ def test_texts_flags_and_the_compiler_that_was_chosen_are_in_the_key(monkeypatch
     monkeypatch.setenv("ORCHARD_JIT_CXXFLAGS", "-g '-DX=a b'")
     assert recipe.for_variant(variant()).compile_flags[-2:] == ("-g", "-DX=a b")
     assert recipe.for_variant(variant()).key != BASE.key
+
+
+@pytest.mark.parametrize("variable", ["ORCHARD_JIT_CXXFLAGS", "CXX"])
+def test_the_processor_is_in_the_key_where_the_compiler_looks_at_it(variable, monkeypatch):
+    monkeypatch.setenv(variable, "-O2 -march=native" if variable != "CXX" else "c++ -march=native")
+    here = recipe.for_variant(variant()).key
+    monkeypatch.setattr(recipe, "_processor", lambda: "an older one, which would end at an instruction")
+    assert recipe.for_variant(variant()).key != here
+    monkeypatch.delenv(variable)
+    assert recipe.for_variant(variant()).key_inputs == BASE.key_inputs
 
 
 def test_torch_is_in_the_key_of_the_operators_alone(monkeypatch):
@@ -111,6 +122,15 @@ def test_every_file_that_a_template_may_include_is_in_the_key(templates, backend
         after = recipe.for_variant(wanted).key
         assert (after == before) == (path.parent.name in others), path
         before = after
+
+
+def test_nothing_is_compiled_of_templates_that_change_in_between(templates):
+    """A library of the new text would lie under the key of the old one, also when that comes back."""
+    wanted = recipe.for_variant(variant())
+    (templates / "cpu" / "exp2.h").write_text("#error edited")
+    with pytest.raises(CacheError, match="have changed since the key was made"):
+        dict(wanted.files)
+    assert "#error edited" in recipe.for_variant(variant()).files["exp2.h"]
 
 
 @pytest.mark.parametrize("change", ["renamed", "added", "removed", "moved"])

@@ -140,6 +140,15 @@ def test_what_is_not_visible_yet_is_left_alone(store):
     assert store.find(SHELF, KEY) == entry
 
 
+@pytest.mark.parametrize("name", [FILE, "lib.so"])
+def test_a_pipe_in_a_files_place_is_damage_and_nobody_waits_for_it(store, name):
+    path = publish(store).directory / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.warns(UserWarning, match="is no plain file"):
+        assert store.find(SHELF, KEY) is None
+
+
 def test_an_unfinished_directory_in_the_place_is_moved_away_in_time(store):
     place = store.root / "v1" / SHELF / KEY
     place.mkdir(parents=True)
