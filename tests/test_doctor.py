@@ -200,6 +200,7 @@ class TestPyTorch:
             ("raise ImportError('libtorch_cpu.so: undefined symbol')", "libtorch_cpu.so: undefined symbol"),
             ("raise OSError('libc10.so: cannot open shared object file')", "libc10.so"),
             ("import os; os.kill(os.getpid(), 4)", "killed by signal 4"),
+            ("raise ImportError('the first line\\n  and a second one')", "ImportError: the first line"),
             ("raise SystemExit(3)", "exit code 3"),
         ],
     )

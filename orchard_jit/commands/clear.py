@@ -36,9 +36,9 @@ def run(*, yes: bool, even_held: bool, dry_run: bool, as_json: bool) -> int:
     unreadable = [directory for directory in store.directories() if directory not in readable]
     rests = [*store.leftovers(), *store.kept(), *store.old_layouts(), *unreadable]
     removal = Removal(store, candidates, rests, even_held)
-    if dry_run or not (candidates or rests):
+    if dry_run:
         return removal.foreseen().report(as_json=as_json)
-    if not (yes or _agreed(removal)):
+    if (candidates or rests) and not (yes or _agreed(removal)):
         print("nothing removed")
         return 1
     return removal.run().report(as_json=as_json)

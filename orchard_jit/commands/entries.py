@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from orchard_jit.commands import kernels
-from orchard_jit.commands.console import UsageError
+from orchard_jit.commands.console import SHOWN_DIGITS, UsageError, columns, fitted
 from orchard_jit.errors import CacheError
 from orchard_jit.jit import roots
 from orchard_jit.jit.entry import Entry
+from orchard_jit.jit.eviction import why_stale
 from orchard_jit.jit.recipe import for_binding, for_variant
 from orchard_jit.jit.trust import Damage
 
@@ -66,6 +67,14 @@ def chosen(names: Sequence[str], shelf: str, only: Path | None) -> list[Entry]:
         except Damage as damage:
             raise CacheError(f"an entry is damaged: {damage}; run: orchard-jit verify") from None
     return sorted(wanted, key=lambda entry: (entry.shelf, entry.title, entry.key))
+
+
+def print_all(entries: Sequence[Entry]) -> None:
+    """A line for each, and how many of them are of no use here."""
+    for line in columns([(entry.key[:SHOWN_DIGITS], entry.shelf, entry.title) for entry in entries]):
+        print(fitted(line))
+    if stale := sum(why_stale(entry) is not None for entry in entries):
+        print(f"{stale} of other versions of orchard_jit or torch: see orchard-jit prune --stale")
 
 
 def _of_file(path: Path, found: Entries) -> list[Entry]:

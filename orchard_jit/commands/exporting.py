@@ -33,7 +33,6 @@ def run(*, archive: Path, names: Sequence[str], only: Path | None, shelf: str, a
         listed = [{"key": entry.key, "shelf": entry.shelf, "name": entry.title} for entry in chosen]
         print_json({"archive": str(archive), "bytes": size, "sha256": sha256, "entries": listed})
         return 0
-    for entry in chosen:
-        print(f"{entry.shelf}  {entry.title}")
+    entries.print_all(chosen)
     print(f"{count_text(len(chosen), 'library')} in {archive}, {bytes_text(size)}, SHA-256 {sha256}")
     return 0

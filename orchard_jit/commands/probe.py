@@ -75,14 +75,10 @@ def _ask(code: str) -> Reply:
 
 
 def _reason(run: subprocess.CompletedProcess[str]) -> str:
-    """The error below a traceback, which may have several lines, or else how the process has ended."""
-    said = run.stderr.strip()
-    if _TRACEBACK in said:
-        frames = said.rpartition(_TRACEBACK)[2].splitlines()
-        first = next((i for i, line in enumerate(frames) if line and not line.startswith(" ")), 0)
-        said = "\n".join(frames[first:])
-    else:
-        said = said.rpartition("\n")[2]
+    """The first line of the error below the last traceback, or else how the process has ended."""
+    lines = [line for line in run.stderr.rpartition(_TRACEBACK)[2].splitlines() if line.strip()]
+    errors = [line for line in lines if not line.startswith(" ")] if _TRACEBACK in run.stderr else lines[-1:]
+    said = errors[0] if errors else ""
     if run.returncode < 0:
         return f"killed by signal {-run.returncode}{f': {said}' if said else ''}"
     return said or f"exit code {run.returncode}"

@@ -92,7 +92,8 @@ class Account:
             return 1 if self.held else 0
         for line in columns([_row(candidate) for candidate in self.gone]):
             print(fitted(line))
-        print(f"{self} {'removed' if self.removed else 'would be removed'} from {self.removal.store.root}")
+        what = str(self) if self.gone or self.removal.rests else "nothing"
+        print(f"{what} {'removed' if self.removed else 'would be removed'} from {self.removal.store.root}")
         if self.held:
             stay = "stays" if len(self.held) == 1 else "stay"
             print(f"{count_text(len(self.held), 'library')} {stay}: in use by running programs")

@@ -54,7 +54,6 @@ def run(
         listed = [{"key": entry.key, "shelf": entry.shelf, "name": entry.title} for entry in chosen]
         print_json({"wheel": str(written), "bytes": size, "entries": listed})
         return 0
-    for entry in chosen:
-        print(f"{entry.shelf}  {entry.title}")
+    entries.print_all(chosen)
     print(f"{count_text(len(chosen), 'library')} in {written}, {bytes_text(size)}")
     return 0

@@ -62,7 +62,7 @@ class Recipe:
         is written to the manifest instead; a compiler chosen by `CXX` is in the key. The processor is
         where a flag leaves the instruction set to the compiler: elsewhere that library would crash.
         """
-        inputs = {
+        inputs: dict[str, Any] = {
             "schema": _KEY_SCHEMA,
             "shelf": self.shelf,
             "origin": self.origin,
