@@ -104,6 +104,15 @@ class TestShow:
         assert cache_checks.cache().state == "warning"
         assert (store.root / "v1" / SHELF / A).exists(), "they only look"
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
+    def test_a_prebuilt_folder_may_be_somebody_elses(self, store, capsys, monkeypatch, tmp_path):
+        monkeypatch.setenv("ORCHARD_JIT_PREBUILT_DIRS", str(store.root))
+        monkeypatch.setenv("ORCHARD_JIT_CACHE_DIR", str(tmp_path / "none"))
+        for path in (store.root, *store.root.rglob("*")):
+            os.chown(path, 54321, -1)
+        assert printed_json(capsys, "show", A)["damage"] is None
+        assert printed_json(capsys, "verify")["whole"] == 3
+
     @pytest.mark.parametrize("lie", [None, 7, "text", [], {"CXX": 3, "compile_flags": {"a": [1]}}])
     def test_what_is_only_for_people_may_be_anything(self, empty_cache, capsys, lie):
         publish(Store(empty_cache, writable=True), key_inputs=lie, toolchain=lie)

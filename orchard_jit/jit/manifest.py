@@ -14,8 +14,6 @@ from typing import Any
 from orchard_jit.jit import files, trust
 from orchard_jit.jit.trust import Damage
 
-__all__ = ["FILE", "Damage", "checked", "read", "text"]
-
 FILE = "manifest.json"
 
 _MOST_BYTES = 4_000_000

@@ -61,14 +61,14 @@ def require_root(root: Path, *, chosen: bool = False) -> None:
 
     """
     link = root.lstat()
-    folder = root.stat() if stat.S_ISLNK(link.st_mode) else link
-    for status in (link, folder):
+    is_link = stat.S_ISLNK(link.st_mode)
+    for status in (link, root.stat()) if is_link else (link,):
         if not chosen and status.st_uid not in (os.geteuid(), 0):
             raise CacheError(
                 f"the cache {root} belongs to user id {status.st_uid}, not to you ({os.geteuid()}); "
                 "set ORCHARD_JIT_CACHE_DIR to a folder of your own"
             )
-    _require(folder, root, root, chosen)
+    require_folders([root.resolve() if is_link else root], root, chosen=chosen)
 
 
 def require_folders(folders: Iterable[Path], root: Path, *, chosen: bool = False) -> None:
@@ -80,13 +80,9 @@ def require_folders(folders: Iterable[Path], root: Path, *, chosen: bool = False
     """
     for folder in folders:
         with suppress(FileNotFoundError, NotADirectoryError):
-            _require(folder.lstat(), folder, root, chosen)
-
-
-def _require(status: os.stat_result, folder: Path, root: Path, chosen: bool) -> None:
-    if fault := _fault_of(status, chosen, stat.S_ISDIR):
-        command = shlex.join(("chmod", "-R", "o-w" if chosen else "go-w", str(root)))
-        raise CacheError(f"the folder {folder} {fault}; run: {command}, or use another folder")
+            if fault := folder_fault(folder, chosen=chosen):
+                command = shlex.join(("chmod", "-R", "o-w" if chosen else "go-w", str(root)))
+                raise CacheError(f"the folder {folder} {fault}; run: {command}, or use another folder")
 
 
 def folder_fault(folder: Path, *, chosen: bool = False) -> str | None:

@@ -11,8 +11,9 @@ import pytest
 
 from orchard_jit.errors import CacheError
 from orchard_jit.jit import leftovers, lock, roots
-from orchard_jit.jit.manifest import FILE, Damage
+from orchard_jit.jit.manifest import FILE
 from orchard_jit.jit.store import Store
+from orchard_jit.jit.trust import Damage
 
 from .tiny import KEY, SHELF, publish
 
