@@ -14,6 +14,7 @@ import sys
 import tempfile
 from statistics import median
 
+HIT_RUNS = 21
 CALL = """
 import time, torch
 import sys
@@ -30,32 +31,38 @@ import time, torch
 from orchard_jit import binding
 from orchard_jit.jit import library, recipe
 from orchard_jit.selection import select
-library.find(recipe.for_binding())  # what only the first hit imports is not a library's own time
-for kernel in ("forward", "backward"):
-    wanted = recipe.for_variant(select(
-        backend="cpu", kernel=kernel, dtype="float32", head_dim=64, head_dim_v=64, features=["causal"]
-    ))
-    wanted.key
+
+variants = [
+    select(backend="cpu", kernel=kernel, dtype="float32", head_dim=64, head_dim_v=64, features=["causal"])
+    for kernel in ("forward", "backward")
+]
+makers = [recipe.for_binding, *(lambda variant=variant: recipe.for_variant(variant) for variant in variants)]
+for make in makers:  # the operators come first, as in a call, and pay for what is used the first time
     started = time.perf_counter()
+    wanted = make()
+    wanted.key
+    keyed = time.perf_counter()
     library.load(wanted)
-    print(time.perf_counter() - started)
-started = time.perf_counter()
-operators = recipe.for_binding()
-operators.key
-print(time.perf_counter() - started)
-started = time.perf_counter()
-library.load(operators)
-print(time.perf_counter() - started)
+    print(keyed - started, time.perf_counter() - keyed)
 """
-NAMES = ("forward", "backward", "the key of the operators", "operators, which register themselves")
+LIBRARIES = ("operators", "forward", "backward")
 
 
-def hits(cache: str) -> list[float]:
-    """What it takes to find, verify, hold and load each library in a fresh process."""
+def hits(cache: str) -> list[tuple[float, float]]:
+    """What it takes to make each library's key, and to find, verify, hold and load it, in a fresh process."""
     environment = {**os.environ, "ORCHARD_JIT_CACHE_DIR": cache, "ORCHARD_JIT_OFFLINE": "1"}
     words = [sys.executable, "-c", HITS]
     run = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    return [float(line) for line in run.stdout.splitlines()]
+    return [(float(key), float(load)) for key, load in map(str.split, run.stdout.splitlines())]
+
+
+def print_hits(cache: str) -> None:
+    """Medians, and the fastest, which a busy machine disturbs less."""
+    print(f"one library in a fresh process, ms (of {HIT_RUNS})       key   load    all   fastest")
+    for name, runs in zip(LIBRARIES, zip(*(hits(cache) for _ in range(HIT_RUNS)), strict=True), strict=True):
+        key, load = (median(column) * 1e3 for column in zip(*runs, strict=True))
+        both = [1e3 * sum(run) for run in runs]
+        print(f"    {name:42} {key:6.2f} {load:6.2f} {median(both):6.2f} {min(both):9.2f}")
 
 
 def seconds(cache: str, head_dim: int, **environment: str) -> tuple[float, float]:
@@ -82,9 +89,7 @@ def main() -> None:
         imported, called = (median(column) * 1e3 for column in zip(*runs, strict=True))
         print(f"warm cache, beyond torch (median of 11)                 {imported + called:7.1f} ms")
         print(f"    import orchard_jit {imported:.1f} ms, first forward+backward {called:.1f} ms")
-        columns = zip(*(hits(cache) for _ in range(11)), strict=True)
-        for name, column in zip(NAMES, columns, strict=True):
-            print(f"    {name:53} {median(column) * 1e3:7.2f} ms")
+        print_hits(cache)
 
 
 if __name__ == "__main__":

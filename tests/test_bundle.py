@@ -12,10 +12,13 @@ import tarfile
 import pytest
 
 from orchard_jit.cli import main
+from orchard_jit.commands import kernels
 from orchard_jit.errors import CacheError
 from orchard_jit.jit import bundle, recipe
 from orchard_jit.jit.store import Store
+from orchard_jit.selection import select
 
+from .jit import tiny
 from .jit.tiny import make_recipe
 from .test_cli import printed_json
 
@@ -304,6 +307,27 @@ def test_export_takes_names_and_shelves(cache, tmp_path, capsys):
     assert main(["export", str(tmp_path / "f.tar.gz"), "nothing*"]) == 1
     assert "no entry has the name 'nothing*'" in capsys.readouterr().err
     assert not (tmp_path / "f.tar.gz").exists()
+
+
+def test_export_takes_a_file_of_kernels(empty_cache, tmp_path, capsys):
+    store = Store(empty_cache, writable=True)
+    wanted, other = (
+        select(backend="cpu", kernel=kernel, dtype="float32", head_dim=64, head_dim_v=64)
+        for kernel in ("forward", "backward")
+    )
+    made = [recipe.for_variant(wanted), recipe.for_variant(other), recipe.for_binding()]
+    for each in made[:2]:
+        tiny.publish(store, key=each.key, shelf=each.shelf, title=each.title)
+    kernels.append(tmp_path / "kernels.toml", [wanted])
+    only = ("export", str(tmp_path / "k.tar.gz"), "--only", str(tmp_path / "kernels.toml"))
+    assert main([*only]) == 1
+    assert f"not compiled: {made[2].title}; run: orchard-jit prebuild {tmp_path}" in capsys.readouterr().err
+    tiny.publish(store, key=made[2].key, shelf=made[2].shelf, title=made[2].title)
+    exported = printed_json(capsys, *only)["entries"]
+    assert {entry["key"] for entry in exported} == {made[0].key, made[2].key}
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "l.tar.gz"), "*-f32-*", *only[2:]])
+    assert "says which entries; leave out *-f32-*" in capsys.readouterr().err
 
 
 def test_export_does_not_pass_damage_on(cache, source, tmp_path, capsys):

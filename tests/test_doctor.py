@@ -130,7 +130,7 @@ class TestWhatIsCompiled:
         tmp_path.chmod(0o755)
         monkeypatch.setenv("ORCHARD_JIT_PREBUILT_DIRS", str(tmp_path))
         store = Store(tmp_path, writable=True)
-        publish(store, key_inputs={"origin": {"templates": {"params.h.j2": "0" * 64}}})
+        publish(store, key_inputs={"origin": {"templates": {"cpu": "0" * 64}}})
         answer = cache_checks.prebuilt()
         assert answer.state == "warning"
         assert "from sources of another version" in answer.found
@@ -200,6 +200,7 @@ class TestPyTorch:
             ("raise ImportError('libtorch_cpu.so: undefined symbol')", "libtorch_cpu.so: undefined symbol"),
             ("raise OSError('libc10.so: cannot open shared object file')", "libc10.so"),
             ("import os; os.kill(os.getpid(), 4)", "killed by signal 4"),
+            ("raise ImportError('the first line\\n  and a second one')", "ImportError: the first line"),
             ("raise SystemExit(3)", "exit code 3"),
         ],
     )

@@ -302,6 +302,16 @@ def test_the_command_prints_a_table(fake_tune, capsys):
     assert (fake_tune["budget"], fake_tune["causal"]) == (120.0, False)
 
 
+def test_off_a_terminal_it_says_one_line_while_it_works(monkeypatch, tmp_path, capsys):
+    def fake(*_, **__):
+        progress.say("compiling a candidate")
+        return Tuning((), None)
+
+    monkeypatch.setattr("orchard_jit.commands.tune.tune", fake)
+    assert main([*SHAPE, "--budget", "30s"]) == 0
+    assert capsys.readouterr().err == "orchard_jit: tuning for 30 s\n"
+
+
 def test_the_command_prints_json(fake_tune, capsys):
     assert main([*SHAPE, "--causal", "--kernel", "forward", "--dry-run", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -6,7 +6,6 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -77,7 +76,9 @@ def build_all(recipes: Sequence[Recipe], jobs: int) -> Iterator[Outcome]:
     """
     memory = Budget(available_bytes())
     with workers(jobs) as crew:
-        for future in as_completed([crew.submit(_outcome, recipe, memory) for recipe in recipes]):
+        for recipe in recipes:
+            crew.submit(_outcome, recipe, memory)
+        for future in crew.ended():
             yield future.result()
 
 

@@ -7,7 +7,7 @@ import sys
 
 from orchard_jit.commands import options
 from orchard_jit.commands.console import UsageError
-from orchard_jit.commands.removal import Removal, report
+from orchard_jit.commands.removal import Removal
 from orchard_jit.jit import roots
 from orchard_jit.jit.eviction import Candidate
 
@@ -35,20 +35,17 @@ def run(*, yes: bool, even_held: bool, dry_run: bool, as_json: bool) -> int:
     readable = {candidate.entry.directory for candidate in candidates}
     unreadable = [directory for directory in store.directories() if directory not in readable]
     rests = [*store.leftovers(), *store.kept(), *store.old_layouts(), *unreadable]
-    if (candidates or rests) and not (
-        yes or dry_run or _agreed(Removal(store, candidates, rests, even_held))
-    ):
+    removal = Removal(store, candidates, rests, even_held)
+    if dry_run:
+        return removal.foreseen().report(as_json=as_json)
+    if (candidates or rests) and not (yes or _agreed(removal)):
         print("nothing removed")
         return 1
-    removal = Removal(store, candidates, rests, even_held)
-    removal.run(dry_run)
-    report(removal, dry_run=dry_run, as_json=as_json)
-    return 0 if len(removal.gone) == len(candidates) else 1
+    return removal.run().report(as_json=as_json)
 
 
 def _agreed(removal: Removal) -> bool:
     if not sys.stdin.isatty():
         raise UsageError("nobody can be asked here: say --yes to remove, or --dry-run to look")
-    removal.run(dry_run=True)
-    answer = input(f"Remove {removal} from {removal.store.root}? [y/N] ")
+    answer = input(f"Remove {removal.foreseen()} from {removal.store.root}? [y/N] ")
     return answer.strip().lower() in ("y", "yes")

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from orchard_jit.commands import entries, options
 from orchard_jit.commands.console import bytes_text, count_text, print_json
-from orchard_jit.jit import bundle
-from orchard_jit.jit.entry import file_sha256
+from orchard_jit.jit import bundle, files
 
 DESCRIPTION = (
     "Write libraries of the cache and of the prebuilt folders to an archive that `orchard-jit import` takes "
     "in. Each one is verified first; the same libraries make the same archive, byte for byte."
 )
-EXAMPLE = "orchard-jit export kernels.tar.gz '*-bf16-*' 'operators*'"
+EXAMPLE = "orchard-jit export kernels.tar.gz --only kernels.toml"
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
@@ -25,16 +24,15 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     options.add_json(verb)
 
 
-def run(*, archive: Path, names: Sequence[str], shelf: str, as_json: bool) -> int:
+def run(*, archive: Path, names: Sequence[str], only: Path | None, shelf: str, as_json: bool) -> int:
     """Pack the chosen entries."""
-    chosen = entries.chosen(names, shelf)
+    chosen = entries.chosen(names, shelf, only)
     bundle.pack(chosen, archive)
-    size, sha256 = archive.stat().st_size, file_sha256(archive)
+    size, sha256 = archive.stat().st_size, files.sha256(archive)
     if as_json:
         listed = [{"key": entry.key, "shelf": entry.shelf, "name": entry.title} for entry in chosen]
         print_json({"archive": str(archive), "bytes": size, "sha256": sha256, "entries": listed})
         return 0
-    for entry in chosen:
-        print(f"{entry.shelf}  {entry.title}")
+    entries.print_all(chosen)
     print(f"{count_text(len(chosen), 'library')} in {archive}, {bytes_text(size)}, SHA-256 {sha256}")
     return 0

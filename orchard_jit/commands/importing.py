@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchard_jit.commands import options
 from orchard_jit.commands.builds import require_lasting_cache
-from orchard_jit.commands.console import count_text, print_json
+from orchard_jit.commands.console import columns, count_text, fitted, print_json
 from orchard_jit.jit import bundle, roots
 from orchard_jit.jit.recipe import platform_tag
 from orchard_jit.jit.store import Store
@@ -43,8 +43,10 @@ def run(*, archive: Path, into: Path | None, as_json: bool) -> int:
             }
         )
         return 0
-    for arrival in arrivals:
-        print(f"{'imported' if arrival.new else 'present '}  {arrival.entry.shelf}  {arrival.entry.title}")
+    for line in columns(
+        [("imported" if a.new else "present", a.entry.shelf, a.entry.title) for a in arrivals]
+    ):
+        print(fitted(line))
     imported = sum(arrival.new for arrival in arrivals)
     print(
         f"{count_text(len(arrivals), 'library')}: {imported} imported, "

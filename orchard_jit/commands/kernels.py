@@ -20,6 +20,7 @@ from typing import Any
 from orchard_jit.blocks import shipped
 from orchard_jit.commands.console import UsageError
 from orchard_jit.commands.variants import Grid
+from orchard_jit.jit import recording
 from orchard_jit.variant import BACKENDS, DTYPES, FEATURES, KERNELS, MAX_HEAD_DIM, Variant
 
 _HEADER = "# Kernels for: orchard-jit prebuild {name}\n"
@@ -43,6 +44,21 @@ def read(path: Path) -> list[Grid]:
         found = f", not {', '.join(document)}" if document else ""
         raise UsageError(f"{path}: a file of kernels has tables [[kernels]]{found}")
     return [_grid(f"{path}: [[kernels]] {number}", table) for number, table in enumerate(tables, 1)]
+
+
+def variants(path: Path) -> list[Variant]:
+    """What a file lists: one of kernels (*.toml), or an ORCHARD_JIT_RECORD (*.jsonl).
+
+    Raises:
+        UsageError: It can't be read; the message says why.
+
+    """
+    if path.suffix != ".jsonl":
+        return [variant for grid in read(path) for variant in grid.variants()]
+    try:
+        return list(recording.read(path))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def append(path: Path, variants: Iterable[Variant]) -> int:

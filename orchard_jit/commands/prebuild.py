@@ -20,7 +20,7 @@ from orchard_jit.commands.console import (
     print_json,
 )
 from orchard_jit.commands.variants import Grid
-from orchard_jit.jit import library, recording, roots
+from orchard_jit.jit import library, roots
 from orchard_jit.jit.entry import Entry
 from orchard_jit.jit.recipe import Recipe, for_binding, for_variant
 from orchard_jit.variant import DTYPES, KERNELS, Variant
@@ -125,9 +125,7 @@ def _variants(file: Path | None, given: Mapping[str, Any]) -> Iterable[Variant]:
     if grid:
         options_given = ", ".join(f"--{name.replace('_', '-')}" for name in grid)
         raise UsageError(f"{file} says which kernels; leave out {options_given}")
-    if file.suffix == ".jsonl":
-        return recording.read(file)
-    return (variant for table in kernels.read(file) for variant in table.variants())
+    return kernels.variants(file)
 
 
 def _list(recipes: Sequence[Recipe], entries: Entries, as_json: bool) -> int:

@@ -36,6 +36,8 @@ expected = torch.nn.functional.scaled_dot_product_attention(q, q, q)
 print(json.dumps({"kernels": len(open(log).readlines()), "error": (out - expected).abs().max().item()}))
 """
 
+_TRACEBACK = "Traceback (most recent call last):\n"
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -73,8 +75,10 @@ def _ask(code: str) -> Reply:
 
 
 def _reason(run: subprocess.CompletedProcess[str]) -> str:
-    """The last line of a traceback, or how the process has ended."""
-    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    """The first line of the error below the last traceback, or else how the process has ended."""
+    lines = [line for line in run.stderr.rpartition(_TRACEBACK)[2].splitlines() if line.strip()]
+    errors = [line for line in lines if not line.startswith(" ")] if _TRACEBACK in run.stderr else lines[-1:]
+    said = errors[0] if errors else ""
     if run.returncode < 0:
-        return f"killed by signal {-run.returncode}{f': {lines[-1]}' if lines else ''}"
-    return lines[-1] if lines else f"exit code {run.returncode}"
+        return f"killed by signal {-run.returncode}{f': {said}' if said else ''}"
+    return said or f"exit code {run.returncode}"

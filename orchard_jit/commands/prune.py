@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from orchard_jit.commands import options, values
-from orchard_jit.commands.removal import Removal, report
+from orchard_jit.commands.removal import Removal
 from orchard_jit.jit import eviction, roots
 
 DESCRIPTION = (
@@ -47,9 +47,7 @@ def run(*, max_size: int | None, max_age: int | None, stale: bool, dry_run: bool
     )
     rests = [*store.leftovers(), *store.kept(), *(store.old_layouts() if stale else ())]
     removal = Removal(store, candidates, rests)
-    removal.run(dry_run)
-    report(removal, dry_run=dry_run, as_json=as_json)
-    return 0 if len(removal.gone) == len(candidates) else 1
+    return (removal.foreseen() if dry_run else removal.run()).report(as_json=as_json)
 
 
 def _size(text: str) -> int:

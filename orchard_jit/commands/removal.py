@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchard_jit.commands.console import SHOWN_DIGITS, bytes_text, columns, count_text, fitted, print_json
-from orchard_jit.jit import lock
-from orchard_jit.jit import manifest as manifests
-from orchard_jit.jit.entry import disk_bytes
+from orchard_jit.jit import files, lock
 from orchard_jit.jit.eviction import Candidate
 from orchard_jit.jit.store import Store
 
 
-@dataclass
+@dataclass(frozen=True)
 class Removal:
-    """What is to go from one store, and what has gone.
+    """What is to go from one store.
 
     Attributes:
         store: The store.
         candidates: Its entries that are to go.
         rests: Folders beside the entries that are to go: of dead builds, failed ones, damaged entries.
         even_held: Whether entries go that a running process has loaded.
-        gone: The candidates that are gone, or would be.
-        rest_bytes: What the rests take up.
 
     """
 
@@ -33,18 +29,43 @@ class Removal:
     candidates: Sequence[Candidate]
     rests: Sequence[Path]
     even_held: bool = False
-    gone: list[Candidate] = field(default_factory=list)
-    rest_bytes: int = 0
 
-    def run(self, dry_run: bool) -> None:
-        """Remove, or only find out what could be."""
-        for candidate in self.candidates:
-            if self._would_go(candidate) if dry_run else self._goes(candidate):
-                self.gone.append(candidate)
+    def run(self) -> Account:
+        """Remove all of it that can be."""
+        gone = [each for each in self.candidates if self.store.remove(each.entry, even_held=self.even_held)]
+        rest_bytes = 0
         for rest in self.rests:
-            self.rest_bytes += disk_bytes(rest)
-            if not dry_run:
-                shutil.rmtree(rest, ignore_errors=True)
+            rest_bytes += files.disk_bytes(rest)
+            shutil.rmtree(rest, ignore_errors=True)
+        return Account(self, gone, rest_bytes, removed=True)
+
+    def foreseen(self) -> Account:
+        """What `run` would do now."""
+        gone = [each for each in self.candidates if self.even_held or lock.is_free(each.entry.manifest_path)]
+        return Account(self, gone, sum(map(files.disk_bytes, self.rests)), removed=False)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of a removal, or would.
+
+    Attributes:
+        removal: The removal.
+        gone: Its candidates that are gone.
+        rest_bytes: What its rests took up.
+        removed: Whether it has happened.
+
+    """
+
+    removal: Removal
+    gone: Sequence[Candidate]
+    rest_bytes: int
+    removed: bool
+
+    @property
+    def held(self) -> list[Candidate]:
+        """The candidates that stay, because a running process has loaded them."""
+        return [candidate for candidate in self.removal.candidates if candidate not in self.gone]
 
     @property
     def bytes(self) -> int:
@@ -52,35 +73,31 @@ class Removal:
         return sum(candidate.disk_bytes for candidate in self.gone) + self.rest_bytes
 
     def __str__(self) -> str:
-        rests = f" and {count_text(len(self.rests), 'folder')} of builds" if self.rests else ""
-        return f"{count_text(len(self.gone), 'library')}{rests}, {bytes_text(self.bytes)}"
+        rests = self.removal.rests
+        of_builds = f" and {count_text(len(rests), 'folder')} of builds" if rests else ""
+        return f"{count_text(len(self.gone), 'library')}{of_builds}, {bytes_text(self.bytes)}"
 
-    def _goes(self, candidate: Candidate) -> bool:
-        return self.store.remove(candidate.entry, even_held=self.even_held)
-
-    def _would_go(self, candidate: Candidate) -> bool:
-        return self.even_held or lock.is_free(candidate.entry.directory / manifests.FILE)
-
-
-def report(removal: Removal, *, dry_run: bool, as_json: bool) -> None:
-    """Say what is gone and what is not, for a person or a program."""
-    held = [candidate for candidate in removal.candidates if candidate not in removal.gone]
-    if as_json:
-        print_json(
-            {
-                "removed": not dry_run,
-                "entries": [_described(candidate) for candidate in removal.gone],
-                "in_use": [_described(candidate) for candidate in held],
-                "folders": [str(path) for path in removal.rests],
-                "bytes": removal.bytes,
-            }
-        )
-        return
-    for line in columns([_row(candidate) for candidate in removal.gone]) if removal.gone else ():
-        print(fitted(line))
-    print(f"{removal} {'would be removed' if dry_run else 'removed'} from {removal.store.root}")
-    if held:
-        print(f"{count_text(len(held), 'library')} in use by running programs stay")
+    def report(self, *, as_json: bool) -> int:
+        """Say what is gone and what is not, for a person or a program. Returns 1 if something stays."""
+        if as_json:
+            print_json(
+                {
+                    "removed": self.removed,
+                    "entries": [_described(candidate) for candidate in self.gone],
+                    "in_use": [_described(candidate) for candidate in self.held],
+                    "folders": [str(path) for path in self.removal.rests],
+                    "bytes": self.bytes,
+                }
+            )
+            return 1 if self.held else 0
+        for line in columns([_row(candidate) for candidate in self.gone]):
+            print(fitted(line))
+        what = str(self) if self.gone or self.removal.rests else "nothing"
+        print(f"{what} {'removed' if self.removed else 'would be removed'} from {self.removal.store.root}")
+        if self.held:
+            stay = "stays" if len(self.held) == 1 else "stay"
+            print(f"{count_text(len(self.held), 'library')} {stay}: in use by running programs")
+        return 1 if self.held else 0
 
 
 def _row(candidate: Candidate) -> tuple[str, ...]:

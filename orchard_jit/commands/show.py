@@ -14,6 +14,7 @@ from orchard_jit.commands.console import bytes_text, columns, print_json
 from orchard_jit.errors import CacheError
 from orchard_jit.jit import roots
 from orchard_jit.jit.store import Entry
+from orchard_jit.jit.trust import Damage
 
 DESCRIPTION = (
     "The manifest of one library: what it is, its flags, compiler and files, and whether it is whole."
@@ -30,7 +31,11 @@ def add_options(verb: argparse.ArgumentParser) -> None:
 def run(*, entry: str, as_json: bool) -> int:
     """Print the manifest of the entry with that key, prefix of a key, or name. 1 if it is damaged."""
     found = _only_match(entry)
-    damage = found.damage()
+    damage = None
+    try:
+        found.verify()
+    except Damage as fault:
+        damage = str(fault)
     if as_json:
         print_json({"directory": str(found.directory), "damage": damage, "manifest": dict(found.manifest)})
     else:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from orchard_jit.commands import options, plots, values
+from orchard_jit.commands import builds, options, plots, values
 from orchard_jit.commands.console import (
     UsageError,
     columns,
     count_text,
+    duration_text,
     mark,
     milliseconds,
     print_json,
     wrapped,
 )
 from orchard_jit.commands.machine import require_device
+from orchard_jit.jit import progress
 from orchard_jit.tuning import PASSES, tune
 from orchard_jit.tuning.result import Rejection, Result, Timing, Tuning, sizes_text
 from orchard_jit.variant import DTYPES
@@ -78,15 +82,17 @@ def run(
         plots.require_matplotlib()
     query, key, value = _inputs(shape, kv_heads, dtype, device)
     try:
-        tuning = tune(
-            query,
-            key,
-            value,
-            causal="upper_left" if causal else False,
-            budget=budget,
-            passes=kernel,
-            keep=not dry_run,
-        )
+        progress.say(f"tuning for {duration_text(budget)}")
+        with nullcontext() if sys.stderr.isatty() else builds.quiet_progress():  # a terminal has a bar
+            tuning = tune(
+                query,
+                key,
+                value,
+                causal="upper_left" if causal else False,
+                budget=budget,
+                passes=kernel,
+                keep=not dry_run,
+            )
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
     if plot is not None:

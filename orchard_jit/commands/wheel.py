@@ -40,11 +40,13 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     options.add_json(verb)
 
 
-def run(*, names: Sequence[str], shelf: str, out: Path, version: str, as_json: bool) -> int:
+def run(
+    *, names: Sequence[str], only: Path | None, shelf: str, out: Path, version: str, as_json: bool
+) -> int:
     """Write the wheel."""
     if not _VERSION.fullmatch(version):
         raise UsageError(f"--version must be as in 1.2, 1.2.post1 or 1.2+local, got {version!r}")
-    chosen = entries.chosen(names, shelf)
+    chosen = entries.chosen(names, shelf, only)
     out.mkdir(parents=True, exist_ok=True)
     written = wheels.write(chosen, out, version)
     size = written.stat().st_size
@@ -52,7 +54,6 @@ def run(*, names: Sequence[str], shelf: str, out: Path, version: str, as_json: b
         listed = [{"key": entry.key, "shelf": entry.shelf, "name": entry.title} for entry in chosen]
         print_json({"wheel": str(written), "bytes": size, "entries": listed})
         return 0
-    for entry in chosen:
-        print(f"{entry.shelf}  {entry.title}")
+    entries.print_all(chosen)
     print(f"{count_text(len(chosen), 'library')} in {written}, {bytes_text(size)}")
     return 0

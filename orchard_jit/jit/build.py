@@ -55,6 +55,7 @@ def build(recipe: Recipe, directory: Path) -> tuple[Path, ctypes.CDLL]:
 
     from torch.utils import cpp_extension  # imports setuptools: 0.3 s that a cache hit need not pay
 
+    workers.go_on()
     with _ninja_on_path(), _plain_path(directory) as place:
         try:
             cpp_extension.load(
@@ -67,8 +68,7 @@ def build(recipe: Recipe, directory: Path) -> tuple[Path, ctypes.CDLL]:
                 verbose=False,
             )
         except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
-            said = f"{error}\n{error.__cause__}" if isinstance(error, OSError) else str(error)
-            raise _refusal(recipe, directory, said.replace(str(place), str(directory))) from None
+            raise _refusal(recipe, directory, _said(error).replace(str(place), str(directory))) from None
     (built,) = (directory / "obj").glob("*.so")  # a second build of one name in one process gets a suffix
     library = built.rename(directory / f"{recipe.library_name}.so")
     (directory / "obj" / "build.ninja").rename(directory / "build.ninja")
@@ -147,6 +147,12 @@ def _plain_path(directory: Path) -> Iterator[Path]:
 def _escaped(flags: Iterable[str]) -> list[str]:
     """For the shell, and for ninja, through which the shell gets them."""
     return [shlex.quote(flag).replace("$", "$$") for flag in flags]
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):  # the compiler that is asked for its version
+        return f"error: `{shlex.join(error.cmd)}` ended with exit code {error.returncode}: no compiler"
+    return f"{error}\n{error.__cause__}" if isinstance(error, OSError) else str(error)
 
 
 def _refusal(recipe: Recipe, directory: Path, output: str) -> CompileError | OSError:

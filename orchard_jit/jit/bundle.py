@@ -27,7 +27,6 @@ from typing import IO, Any
 
 from orchard_jit.errors import CacheError
 from orchard_jit.jit import lock
-from orchard_jit.jit import manifest as manifests
 from orchard_jit.jit.entry import Entry
 from orchard_jit.jit.recipe import key_of
 from orchard_jit.jit.store import LAYOUT, Store
@@ -55,7 +54,7 @@ def members(entries: Sequence[Entry]) -> dict[str, Path]:
     return {
         f"{LAYOUT}/{entry.shelf}/{entry.key}/{path.name}": path
         for entry in sorted(entries, key=lambda entry: (entry.shelf, entry.key))
-        for path in (entry.directory / manifests.FILE, entry.library)
+        for path in (entry.manifest_path, entry.library)
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import deque
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchard_jit.jit import lock, trust
+from orchard_jit.jit import files, lock, trust
 from orchard_jit.jit import manifest as manifests
+from orchard_jit.jit.trust import Damage
 
 _USE_SECONDS = 86400.0
 """How exactly use is known. A hit writes nothing in between."""
@@ -31,11 +31,29 @@ class Entry:
     Attributes:
         directory: Where it lies.
         manifest: What it is; the module `manifest` says which fields can be relied on.
+        chosen: Whether it lies in a folder that the user has named, see `trust`.
 
     """
 
     directory: Path
     manifest: Mapping[str, Any]
+    chosen: bool = False
+
+    @classmethod
+    def read(cls, directory: Path, *, chosen: bool = False) -> Entry:
+        """What lies in a folder, whose library nobody has looked at yet.
+
+        Raises:
+            FileNotFoundError: There is no entry, or not yet.
+            Damage: Its manifest can't be trusted or read, or it lies.
+
+        """
+        return cls(directory, manifests.read(directory, chosen=chosen), chosen)
+
+    @property
+    def manifest_path(self) -> Path:
+        """What is locked while the entry is in use."""
+        return self.directory / manifests.FILE
 
     @property
     def library(self) -> Path:
@@ -60,12 +78,12 @@ class Entry:
     @property
     def disk_bytes(self) -> int:
         """Of the library and what lies beside it."""
-        return disk_bytes(self.directory)
+        return files.disk_bytes(self.directory)
 
     @property
     def used(self) -> float:
         """When it was last loaded, to the day, or else made."""
-        return (self.directory / manifests.FILE).lstat().st_mtime
+        return self.manifest_path.lstat().st_mtime
 
     def hold(self) -> bool:
         """Keep the entry from being evicted for as long as this process lives, and note that it is used.
@@ -75,7 +93,7 @@ class Entry:
 
         """
         try:
-            descriptor = lock.hold(self.directory / manifests.FILE)
+            descriptor = lock.hold(self.manifest_path)
         except FileNotFoundError:
             return False
         except OSError:
@@ -90,36 +108,21 @@ class Entry:
             os.close(_held.popleft())
         return True
 
-    def damage(self, *, chosen: bool = False) -> str | None:
-        """What is wrong with the entry's files, or None if they are as the manifest says.
+    def verify(self) -> None:
+        """Compare the library with the manifest, to the last bit.
 
-        Args:
-            chosen: It lies in a folder that the user has named, see `trust`.
+        Raises:
+            Damage: What is wrong.
 
         """
         try:
-            for path in (self.directory, self.directory / manifests.FILE, self.library):
-                if fault := trust.fault(path, chosen=chosen):
-                    return f"{path} {fault}"
-            content = self.library.read_bytes()
-        except OSError as error:
-            return f"{self.library} can't be read: {error}"
-        if len(content) != self.manifest["size"]:
-            return f"{self.library} has {len(content)} bytes, its manifest says {self.manifest['size']}"
-        if hashlib.sha256(content).hexdigest() != self.manifest["sha256"]:
-            return f"{self.library} has another SHA-256 than its manifest says"
-        return None
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def disk_bytes(directory: Path) -> int:
-    """Of all files below a folder that are still there when they are asked for."""
-    total = 0
-    for path in directory.rglob("*"):
-        with suppress(OSError):
-            total += path.lstat().st_size
-    return total
+            if fault := trust.folder_fault(self.directory, chosen=self.chosen):
+                raise Damage(f"{self.directory} {fault}")
+            with trust.opened(self.library, chosen=self.chosen) as descriptor:
+                size, sha256 = files.size_and_sha256(descriptor)
+        except FileNotFoundError:
+            raise Damage(f"{self.library} is missing") from None
+        if size != self.manifest["size"]:
+            raise Damage(f"{self.library} has {size} bytes, its manifest says {self.manifest['size']}")
+        if sha256 != self.manifest["sha256"]:
+            raise Damage(f"{self.library} has another SHA-256 than its manifest says")

@@ -17,9 +17,9 @@ from importlib import metadata
 from typing import Any
 
 from orchard_jit.errors import CacheError
-from orchard_jit.jit.entry import Entry, file_sha256
+from orchard_jit.jit.entry import Entry
 from orchard_jit.jit.recipe import ABI_VERSION
-from orchard_jit.jit.render import templates_directory
+from orchard_jit.jit.render import folder_sha256
 from orchard_jit.jit.store import Store
 
 DEFAULT_BYTES = 4_000_000_000
@@ -133,7 +133,7 @@ def _staleness(entry: Entry) -> Iterator[str]:
     abi = _object(origin, "values").get("abi_version", ABI_VERSION)
     if abi != ABI_VERSION:
         yield f"for plug-in interface {abi}, this is {ABI_VERSION}"
-    if any(_template_digest(name) != digest for name, digest in _object(origin, "templates").items()):
+    if any(_sources_now(folder) != digest for folder, digest in _object(origin, "templates").items()):
         yield "from sources of another version"
 
 
@@ -144,9 +144,9 @@ def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 @lru_cache
-def _template_digest(name: str) -> str | None:
+def _sources_now(folder: str) -> str | None:
     try:
-        return file_sha256(templates_directory() / name)
+        return folder_sha256(folder)
     except OSError:
         return None
 

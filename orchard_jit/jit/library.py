@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -54,18 +54,16 @@ def load_all(recipes: Sequence[Recipe]) -> list[ctypes.CDLL]:
             _load_once(recipe)
     elif absent:
         with workers.workers(min(len(absent), os.cpu_count() or 1)) as crew:
-            for future in [crew.submit(_load_once, recipe) for recipe in absent]:
+            for recipe in absent:
+                crew.submit(_load_once, recipe)
+            for future in crew.ended():
                 future.result()
     return [_loaded[recipe.key] for recipe in recipes]
 
 
 def find(recipe: Recipe) -> Entry | None:
     """The recipe's verified entry in the first store that has one."""
-    for store in roots.search_stores():
-        entry = store.find(recipe.shelf, recipe.key)
-        if entry is not None:
-            return entry
-    return None
+    return next((entry for _, entry in _found(recipe)), None)
 
 
 def offline() -> bool:
@@ -86,11 +84,17 @@ def _load_once(recipe: Recipe) -> None:
             _loaded[recipe.key] = _make(recipe)
 
 
+def _found(recipe: Recipe) -> Iterator[tuple[Store, Entry]]:
+    """Its verified entries, in the order of the stores that have one."""
+    for store in roots.search_stores():
+        if entry := store.find(recipe.shelf, recipe.key):
+            yield store, entry
+
+
 def _stored(recipe: Recipe) -> ctypes.CDLL | None:
     """Loaded from the first store that has it in a state that can be loaded."""
-    for store in roots.search_stores():
-        entry = store.find(recipe.shelf, recipe.key)
-        if entry is not None and entry.hold():
+    for store, entry in _found(recipe):
+        if entry.hold():
             try:
                 return ctypes.CDLL(str(entry.library))
             except OSError as error:  # whole, but made for another system

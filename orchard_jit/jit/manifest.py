@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchard_jit.errors import CacheError
+from orchard_jit.jit import files, trust
+from orchard_jit.jit.trust import Damage
 
 FILE = "manifest.json"
 
@@ -20,27 +21,22 @@ _LAST_SECOND = 250_000_000_000
 """In the year 9892. Python has no later dates."""
 
 
-class Damage(CacheError):  # noqa: N818  (what is found, and seldom an error)
-    """An entry can't be used. The message says why."""
-
-
-def read(directory: Path) -> dict[str, Any]:
-    """The manifest of the entry in a folder.
+def read(directory: Path, *, chosen: bool = False) -> dict[str, Any]:
+    """The manifest of the entry in a folder; `chosen` is as in `trust`.
 
     Raises:
         FileNotFoundError: There is no entry, or not yet.
-        Damage: It can't be read, or lies.
+        Damage: It can't be trusted or read, or it lies.
 
     """
     path = directory / FILE
+    with trust.opened(path, chosen=chosen) as descriptor:
+        content = files.beginning(descriptor, _MOST_BYTES)
     try:
-        with path.open("rb") as file:
-            manifest = json.loads(file.read(_MOST_BYTES))
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(path) from None
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise Damage(f"{path} can't be read: {error}") from None
-    return checked(manifest, path, *directory.parts[-2:])
+    return checked(manifest, path, directory.parent.name, directory.name)
 
 
 def checked(manifest: Any, path: Path, shelf: str, key: str) -> dict[str, Any]:
@@ -70,7 +66,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_file_name(value: Any) -> bool:
-    return _is_text(value) and Path(value).name == value != ".."
+    return _is_text(value) and "/" not in value and value not in (".", "..")
 
 
 def _is_number(most: float) -> Callable[[Any], bool]:

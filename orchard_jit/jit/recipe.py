@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchard_jit import backends
-from orchard_jit.jit.render import Rendering
+from orchard_jit.jit.render import Rendering, text_name
 from orchard_jit.variant import Variant
 
 ABI_VERSION = 2
@@ -59,9 +59,10 @@ class Recipe:
         """What the key is made of. Not in it: paths, times and the default compiler's version.
 
         A machine without a compiler must find what another has built, so the compiler's version
-        is written to the manifest instead; a compiler chosen by `CXX` is in the key.
+        is written to the manifest instead; a compiler chosen by `CXX` is in the key. The processor is
+        where a flag leaves the instruction set to the compiler: elsewhere that library would crash.
         """
-        return {
+        inputs: dict[str, Any] = {
             "schema": _KEY_SCHEMA,
             "shelf": self.shelf,
             "origin": self.origin,
@@ -71,6 +72,9 @@ class Recipe:
             "CXX": os.environ.get("CXX"),
             "MACOSX_DEPLOYMENT_TARGET": os.environ.get("MACOSX_DEPLOYMENT_TARGET"),
         }
+        if any(word.endswith("=native") for word in (*self.compile_flags, *shlex.split(inputs["CXX"] or ""))):
+            inputs["processor"] = _processor()
+        return inputs
 
     @cached_property
     def key(self) -> str:
@@ -98,21 +102,23 @@ def for_variant(variant: Variant) -> Recipe:
     """
     backend = backends.get(variant.backend)
     backend.check(variant)
+    templates = backend.templates(variant)
+    values = variant.to_json()
     files = Rendering(
-        *backend.templates(variant),
+        *templates,
         "params.h.j2",
-        variant=variant.to_json(),
+        variant=values,
         block=dict(variant.blocks),
         abi_version=ABI_VERSION,
         **backend.context(variant),
     )
     return Recipe(
         title=variant.name,
-        spec={"variant": variant.to_json()},
+        spec={"variant": values},
         shelf=platform_tag(backend.machine(variant)),
         origin=files.origin,
         files=files,
-        sources=(next(iter(files)),),
+        sources=(text_name(templates[0]),),
         compile_flags=(*backend.compile_flags(variant), *_user_flags()),
         link_flags=backend.link_flags(variant),
         exports=tuple(entry_point(name) for name in ENTRY_POINTS),
@@ -160,6 +166,16 @@ def write_files(recipe: Recipe, directory: Path) -> None:
     """Write the rendered texts below `directory`, which exists."""
     for name, text in recipe.files.items():
         (directory / name).write_text(text, encoding="utf-8")
+
+
+def _processor() -> str:
+    """What `-march=native` stands for on this machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return backends.get("cpu").device()
+    told = ("model name", "flags", "Features", "CPU part")
+    return "; ".join(sorted({line.partition(":")[2].strip() for line in lines if line.startswith(told)}))
 
 
 def _user_flags() -> tuple[str, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
+
+from orchard_jit.errors import CacheError
+from orchard_jit.jit import files
 
 if TYPE_CHECKING:
     import jinja2
@@ -33,27 +35,41 @@ class Rendering(Mapping[str, str]):
 
         A file without the suffix `.j2` is taken as it is.
         """
-        root = templates_directory()
-        self._templates = [
-            Path(pattern).parent / path.name for pattern in patterns for path in sorted(root.glob(pattern))
-        ]
+        self._patterns = patterns
         self._context = context
 
     @cached_property
     def origin(self) -> dict[str, Any]:
-        """What the texts follow from: the values, and the SHA-256 of every file that they could include.
+        """What the texts follow from: the values, and a SHA-256 of each folder that they could include from.
 
-        With a score function, also those of the modules that print it.
+        With a score function, also that of the modules that print it. The files are read anew for every
+        variant: somebody may be editing them.
         """
-        folders = {str(path.parent) for path in self._templates}
-        origin = {"values": self._context, "templates": _digests(templates_directory(), folders)}
+        origin: dict[str, Any] = {"values": self._context, "templates": self._folders()}
         if self._score:
-            origin["score"] = _digests(_PACKAGE, ("score",))
+            origin["score"] = files.folder_sha256(_PACKAGE / "score")
         return origin
+
+    def _folders(self) -> dict[str, str]:
+        folders = {pattern.rpartition("/")[0] for pattern in self._patterns}
+        return {folder: folder_sha256(folder) for folder in folders}
+
+    @cached_property
+    def _templates(self) -> list[Path]:
+        root = templates_directory()
+        return [
+            Path(pattern).parent / path.name
+            for pattern in self._patterns
+            for path in sorted(root.glob(pattern))
+        ]
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        return {path.name.removesuffix(".j2"): self._text(path) for path in self._templates}
+        stated = self.origin["templates"]
+        texts = {text_name(path): self._text(path) for path in self._templates}
+        if self._folders() != stated:
+            raise CacheError("the templates have changed since the key was made of them: call again")
+        return texts
 
     def _text(self, template: Path) -> str:
         if template.suffix != ".j2":
@@ -78,20 +94,20 @@ class Rendering(Mapping[str, str]):
         return self._texts[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (path.name.removesuffix(".j2") for path in self._templates)
+        return map(text_name, self._templates)
 
     def __len__(self) -> int:
         return len(self._templates)
 
 
-def _digests(root: Path, folders: Iterable[str]) -> dict[str, str]:
-    """Of the files in these folders of `root`. Read anew each time: somebody may be editing them."""
-    return {
-        (Path(folder) / path.name).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in folders
-        for path in sorted((root / folder).iterdir())
-        if path.is_file()
-    }
+def text_name(template: str | PurePath) -> str:
+    """What the text of a template is called."""
+    return PurePath(template).name.removesuffix(".j2")
+
+
+def folder_sha256(name: str) -> str:
+    """What tells the templates in a folder, by its name below all of them, from those of another version."""
+    return files.folder_sha256(templates_directory() / name)
 
 
 @lru_cache(maxsize=1)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from orchard_jit.errors import CacheError
@@ -22,6 +22,8 @@ from orchard_jit.jit.store import Store
 
 INSTALLED = "orchard_jit_cache"
 """The package whose folder is a root, wherever it is installed."""
+
+_PACKAGED = Path(__file__).resolve().parent.parent / "_prebuilt"
 
 
 def cache_root() -> Path:
@@ -37,14 +39,14 @@ def cache_root() -> Path:
 def prebuilt_roots() -> list[Path]:
     """Folders of libraries that were compiled elsewhere: those that are named, then the package's own."""
     named = os.environ.get("ORCHARD_JIT_PREBUILT_DIRS", "").split(os.pathsep)
-    packaged = Path(__file__).resolve().parent.parent / "_prebuilt"
-    return [*(Path(name) for name in named if name), packaged, *_installed_roots()]
+    return [*(Path(name) for name in named if name), _PACKAGED, *_installed_roots()]
 
 
 @lru_cache
 def _installed_roots() -> list[Path]:
-    spec = find_spec(INSTALLED)  # which imports nothing
-    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    """Where an import would find the package. It is asked for in every process, and few have one."""
+    folders = (os.path.join(folder, INSTALLED) for folder in sys.path)  # noqa: PTH118  (ten times as fast)
+    return [Path(folder).absolute() for folder in folders if os.path.isdir(folder)][:1]  # noqa: PTH112
 
 
 def search_stores() -> list[Store]:

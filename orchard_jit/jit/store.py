@@ -22,12 +22,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchard_jit.jit import leftovers, lock, trust
+from orchard_jit.jit import files, leftovers, lock, trust
 from orchard_jit.jit import manifest as manifests
-from orchard_jit.jit.entry import Entry, disk_bytes, file_sha256
-from orchard_jit.jit.manifest import Damage
+from orchard_jit.jit.entry import Entry
+from orchard_jit.jit.trust import Damage
 
-__all__ = ["LAYOUT", "Entry", "Store", "file_sha256"]
+__all__ = ["LAYOUT", "Entry", "Store"]
 
 LAYOUT = "v1"
 
@@ -62,9 +62,8 @@ class Store:
         directory = self._base / shelf / key
         trust.require_folders((self._base, directory.parent), self.root, chosen=self.chosen)
         try:
-            entry = Entry(directory, manifests.read(directory))
-            if damage := entry.damage(chosen=self.chosen):
-                raise Damage(damage)
+            entry = Entry.read(directory, chosen=self.chosen)
+            entry.verify()
         except FileNotFoundError:
             return None
         except Damage as damage:
@@ -107,7 +106,7 @@ class Store:
         """
         library = staged / str(manifest["library"])
         manifest = {"created": int(time.time()), **manifest, "key": key, "shelf": shelf}
-        manifest |= {"size": library.stat().st_size, "sha256": file_sha256(library)}
+        manifest |= {"size": library.stat().st_size, "sha256": files.sha256(library)}
         manifests.checked(manifest, staged / manifests.FILE, shelf, key)
         (staged / manifests.FILE).write_text(manifests.text(manifest), encoding="utf-8")
         for path in (staged, *staged.rglob("*")):  # others may read a prebuilt cache, and write none
@@ -116,13 +115,13 @@ class Store:
             _sync(path)
         directory = self._folder(shelf) / key
         if not _moved(staged, directory):
-            if not _is_abandoned(directory):
+            if not self._is_abandoned(directory):
                 return None
             self.set_aside(directory, f"{directory} is no entry")
             if not _moved(staged, directory):
                 return None
         _sync(directory.parent)
-        return Entry(directory, manifest)
+        return Entry(directory, manifest, self.chosen)
 
     def keep_failed(self, staged: Path) -> Path:
         """Keep the sources and the log of a build that failed; returns where."""
@@ -132,23 +131,20 @@ class Store:
         """All entries with a readable manifest, unverified."""
         for directory in self.directories():
             with suppress(Damage, OSError):
-                yield Entry(directory, manifests.read(directory))
+                yield Entry.read(directory, chosen=self.chosen)
 
     def damaged(self) -> Iterator[tuple[Path, str]]:
         """The folders of all entries that can't be used, and why."""
         for directory in self.directories():
             try:
-                fault = Entry(directory, manifests.read(directory)).damage(chosen=self.chosen)
+                Entry.read(directory, chosen=self.chosen).verify()
             except (Damage, OSError) as error:
-                fault = str(error)
-            if fault:
-                yield directory, fault
+                yield directory, str(error)
 
     def remove(self, entry: Entry, *, even_held: bool = False) -> bool:
         """Delete an entry, at once for everybody, unless a process holds it; say whether it is gone."""
-        manifest = entry.directory / manifests.FILE
         try:
-            descriptor = lock.hold(manifest) if even_held else lock.seize(manifest)
+            descriptor = (lock.hold if even_held else lock.seize)(entry.manifest_path)
         except FileNotFoundError:
             return True  # somebody else was quicker
         if descriptor is None:
@@ -177,11 +173,22 @@ class Store:
 
     def disk_bytes(self) -> int:
         """Of everything in it."""
-        return disk_bytes(self._base)
+        return files.disk_bytes(self._base)
 
     def directories(self) -> list[Path]:
         """Where entries are, whatever state they are in."""
         return sorted(self._base.glob("[!.]*/*/"))
+
+    def _is_abandoned(self, directory: Path) -> bool:
+        """Whether what lies in an entry's place is none: damaged, or empty for too long to be news."""
+        try:
+            Entry.read(directory, chosen=self.chosen)
+        except Damage:
+            return True
+        except OSError:
+            with suppress(OSError):
+                return time.time() - directory.lstat().st_mtime > _VISIBLE_SECONDS
+        return False
 
     def _folder(self, name: str) -> Path:
         """One of the store's folders, made if need be, and as trusted as the root."""
@@ -203,18 +210,6 @@ def _moved(staged: Path, directory: Path) -> bool:
             return False
         raise
     return True
-
-
-def _is_abandoned(directory: Path) -> bool:
-    """Whether what lies in an entry's place is none: damaged, or empty for so long that it can't be news."""
-    try:
-        manifests.read(directory)
-    except Damage:
-        return True
-    except OSError:
-        with suppress(OSError):
-            return time.time() - directory.lstat().st_mtime > _VISIBLE_SECONDS
-    return False
 
 
 def _sync(path: Path) -> None:

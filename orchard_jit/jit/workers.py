@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _POLL_SECONDS = 0.02
+_NOTICE_SECONDS = 0.2
 _PATIENCE_SECONDS = 5.0
 _COMMAND_LETTERS = 15
 """All that the kernel keeps of a command's name."""
@@ -44,6 +45,16 @@ class Workers:
         self._futures.append(self._pool.submit(function, *arguments))
         return self._futures[-1]
 
+    def ended(self) -> Iterator[Future[Any]]:
+        """What has been submitted, as it ends.
+
+        A wait without a limit may sleep through a signal that the system hands to another thread.
+        """
+        pending = set(self._futures)
+        while pending:
+            done, pending = wait(pending, _NOTICE_SECONDS, FIRST_COMPLETED)
+            yield from done
+
     def finish(self) -> None:
         """Wait for all."""
         self._pool.shutdown()
@@ -54,7 +65,8 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not all(future.done() for future in self._futures) and time.monotonic() < deadline:
-            _kill_compilers()
+            if _kill_compilers():
+                deadline = time.monotonic() + _PATIENCE_SECONDS  # for what follows from their end
             time.sleep(_POLL_SECONDS)
 
     def _enter(self) -> None:
@@ -84,16 +96,18 @@ def go_on() -> None:
         raise Stopped
 
 
-def _kill_compilers() -> None:
-    """Kill every ninja and compiler that this process has started, with all their children.
+def _kill_compilers() -> bool:
+    """Kill every ninja and compiler that this process has started, with all their children; were there any?
 
     It is what Ctrl-C does in a terminal; but not every interrupt comes from one, and a compiler that hangs
     may be deaf to it.
     """
     compiler = Path(shlex.split(os.environ.get("CXX", "c++"))[0]).name
-    for process, name in _children(os.getpid()):
-        if name in ("ninja", compiler[:_COMMAND_LETTERS]):
-            _kill_tree(process)
+    names = ("ninja", compiler[:_COMMAND_LETTERS])
+    doomed = [process for process, name in _children(os.getpid()) if name in names]
+    for process in doomed:
+        _kill_tree(process)
+    return bool(doomed)
 
 
 def _kill_tree(process: int) -> None:

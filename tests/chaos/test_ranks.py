@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
+from orchard_jit import binding
 from orchard_jit.jit import library, recipe
+from orchard_jit.jit.store import LAYOUT
 
 from ..jit.tiny import finish, python
 
@@ -27,7 +31,7 @@ JOB = """
         mean = gradient.clone()
         distributed.all_reduce(mean)
         assert gradient.isfinite().all() and torch.allclose(mean / ranks, gradient)
-        print(f"rank {rank} is right", flush=True)
+        os.write(1, f"rank {rank} is right\\n".encode())  # in one piece, which print is not
         distributed.destroy_process_group()
 
     children = []
@@ -45,13 +49,19 @@ JOB = """
 """
 
 
-def test_four_ranks_compile_once(tmp_path, empty_cache):
-    operators = library.find(recipe.for_binding())
-    prebuilt = tmp_path / "prebuilt"
-    if operators is not None:  # they are not what this is about
-        shutil.copytree(operators.directory, prebuilt / "v1" / operators.shelf / operators.key)
-    out, err = finish(python(JOB, ORCHARD_JIT_PREBUILT_DIRS=str(prebuilt)))
+@pytest.fixture
+def operators(tmp_path):
+    """A prebuilt folder of the operators, which are not what this is about."""
+    binding.load()
+    entry = library.find(recipe.for_binding())
+    shutil.copytree(entry.directory, tmp_path / "prebuilt" / LAYOUT / entry.shelf / entry.key)
+    return tmp_path / "prebuilt"
+
+
+def test_four_ranks_compile_once(operators, empty_cache):
+    out, err = finish(python(JOB, ORCHARD_JIT_PREBUILT_DIRS=str(operators)))
     assert sorted(out.splitlines()) == [f"rank {rank} is right" for rank in range(RANKS)]
     compiled = [line for line in err.splitlines() if "orchard_jit: compiled" in line]
+    assert len(compiled) == 2, compiled
     for kernel in ("forward", "backward"):
         assert sum(f"-{kernel}-f32-d11" in line for line in compiled) == 1, compiled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import os
 import shutil
 import stat
@@ -207,6 +208,25 @@ def test_what_was_made_for_another_system_is_made_anew(empty_cache, tiny, monkey
     Store(empty_cache, writable=True).publish(staged, tiny.shelf, tiny.key, manifest)
     with pytest.warns(UserWarning, match="set aside and rebuilt: .*other.so"):
         assert library.load(tiny).answer() == 42
+
+
+def test_what_another_machine_has_published_and_is_not_visible_yet(empty_cache, tiny, monkeypatch):
+    """On a network mount: the folder can be seen and what is in it can't."""
+    place = empty_cache / "v1" / tiny.shelf / tiny.key
+    place.mkdir(parents=True)
+    rename = Path.rename
+
+    def refused(path, target):
+        if target == place:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    for _ in range(2):  # this process and the next one go on with copies of their own
+        monkeypatch.setattr(library, "_loaded", {})
+        assert library.load(tiny).answer() == 42
+        assert not list(place.iterdir())
+        assert not list((empty_cache / "v1" / ".staging").iterdir())
 
 
 def test_a_fork_in_the_middle_of_a_load_can_load(empty_cache, tiny):

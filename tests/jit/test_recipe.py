@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from orchard_jit.errors import CacheError
 from orchard_jit.jit import recipe, render
 from orchard_jit.selection import select
 
@@ -46,7 +48,7 @@ def test_every_field_of_a_variant_is_in_the_key(other):
 
 
 def test_texts_flags_and_the_compiler_that_was_chosen_are_in_the_key(monkeypatch):
-    changed = {**BASE.origin["templates"], "cpu/tile.h": "0" * 64}
+    changed = {**BASE.origin["templates"], "cpu": "0" * 64}
     assert dataclasses.replace(BASE, origin={**BASE.origin, "templates": changed}).key != BASE.key
     assert dataclasses.replace(BASE, compile_flags=tuple(reversed(BASE.compile_flags))).key != BASE.key
     monkeypatch.setenv("CXX", "clang++")
@@ -55,6 +57,16 @@ def test_texts_flags_and_the_compiler_that_was_chosen_are_in_the_key(monkeypatch
     monkeypatch.setenv("ORCHARD_JIT_CXXFLAGS", "-g '-DX=a b'")
     assert recipe.for_variant(variant()).compile_flags[-2:] == ("-g", "-DX=a b")
     assert recipe.for_variant(variant()).key != BASE.key
+
+
+@pytest.mark.parametrize("variable", ["ORCHARD_JIT_CXXFLAGS", "CXX"])
+def test_the_processor_is_in_the_key_where_the_compiler_looks_at_it(variable, monkeypatch):
+    monkeypatch.setenv(variable, "-O2 -march=native" if variable != "CXX" else "c++ -march=native")
+    here = recipe.for_variant(variant()).key
+    monkeypatch.setattr(recipe, "_processor", lambda: "an older one, which would end at an instruction")
+    assert recipe.for_variant(variant()).key != here
+    monkeypatch.delenv(variable)
+    assert recipe.for_variant(variant()).key_inputs == BASE.key_inputs
 
 
 def test_torch_is_in_the_key_of_the_operators_alone(monkeypatch):
@@ -88,8 +100,50 @@ def test_a_key_needs_no_rendering(monkeypatch):
     assert recipe.for_variant(variant()).key == BASE.key
 
 
-def test_every_file_that_a_template_may_include_is_in_the_key():
-    metal = recipe.for_variant(variant(backend="metal", arch="apple9"))
-    assert {"metal/host.mm.j2", "metal/tile.h", "metal/softmax.h", "params.h.j2"} <= set(
-        metal.origin["templates"]
-    )
+@pytest.fixture
+def templates(tmp_path, monkeypatch):
+    """A copy of all templates, to be edited."""
+    folder = tmp_path / "templates"
+    shutil.copytree(render.templates_directory(), folder)
+    monkeypatch.setattr(render, "templates_directory", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("backend", "others"), [("cpu", {"metal", "binding", "bench"}), ("metal", {"cpu", "binding", "bench"})]
+)
+def test_every_file_that_a_template_may_include_is_in_the_key(templates, backend, others):
+    """A process notices what is edited with the next variant that it asks for."""
+    wanted = variant(backend=backend, **({"arch": "apple9"} if backend == "metal" else {}))
+    before = recipe.for_variant(wanted).key
+    for path in sorted(path for path in templates.rglob("*") if path.is_file()):
+        text = path.read_text()
+        path.write_text(f"{text[:-2]}{text[:-3:-1]}")  # of the same length, a moment later
+        after = recipe.for_variant(wanted).key
+        assert (after == before) == (path.parent.name in others), path
+        before = after
+
+
+def test_nothing_is_compiled_of_templates_that_change_in_between(templates):
+    """A library of the new text would lie under the key of the old one, also when that comes back."""
+    wanted = recipe.for_variant(variant())
+    (templates / "cpu" / "exp2.h").write_text("#error edited")
+    with pytest.raises(CacheError, match="have changed since the key was made"):
+        dict(wanted.files)
+    assert "#error edited" in recipe.for_variant(variant()).files["exp2.h"]
+
+
+@pytest.mark.parametrize("change", ["renamed", "added", "removed", "moved"])
+def test_names_and_borders_of_files_are_in_the_key(templates, change):
+    first, second = templates / "cpu" / "exp2.h", templates / "cpu" / "expression.h"
+    before = recipe.for_variant(variant()).key
+    if change == "renamed":
+        first.rename(first.with_name("exp3.h"))
+    elif change == "added":
+        first.with_name("nothing.h").touch()
+    elif change == "removed":
+        first.unlink()
+    else:
+        first.write_text(first.read_text()[:-1])
+        second.write_text(f"\n{second.read_text()}")
+    assert recipe.for_variant(variant()).key != before

@@ -11,8 +11,9 @@ import pytest
 
 from orchard_jit.errors import CacheError
 from orchard_jit.jit import leftovers, lock, roots
-from orchard_jit.jit.manifest import FILE, Damage
+from orchard_jit.jit.manifest import FILE
 from orchard_jit.jit.store import Store
+from orchard_jit.jit.trust import Damage
 
 from .tiny import KEY, SHELF, publish
 
@@ -138,6 +139,15 @@ def test_what_is_not_visible_yet_is_left_alone(store):
     assert publish(store, b"ours") is None
     hidden.rename(entry.directory / FILE)
     assert store.find(SHELF, KEY) == entry
+
+
+@pytest.mark.parametrize("name", [FILE, "lib.so"])
+def test_a_pipe_in_a_files_place_is_damage_and_nobody_waits_for_it(store, name):
+    path = publish(store).directory / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.warns(UserWarning, match="is no plain file"):
+        assert store.find(SHELF, KEY) is None
 
 
 def test_an_unfinished_directory_in_the_place_is_moved_away_in_time(store):
