@@ -184,30 +184,46 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Structure | None]] = {
 """The library's closures, by name, and what they say."""
 
 
+_IDS = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+_POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+
+_SAMPLES: dict[str, Callable[[], MaskFunction]] = {
+    "and_masks.<locals>.and_mask": lambda: masking_utils.and_masks(
+        masking_utils.causal_mask_function, masking_utils.bidirectional_mask_function
+    ),
+    "sliding_window_overlay.<locals>.inner_mask": lambda: masking_utils.sliding_window_overlay(2),
+    "sliding_window_bidirectional_overlay.<locals>.inner_mask": (
+        lambda: masking_utils.sliding_window_bidirectional_overlay(2)
+    ),
+    "packed_sequence_mask_function.<locals>.inner_mask": (
+        lambda: masking_utils.packed_sequence_mask_function(_IDS)
+    ),
+    "remap_positions_for_packed_sequence.<locals>.inner_mask": lambda: masking_utils.and_masks(
+        masking_utils.remap_positions_for_packed_sequence(
+            masking_utils.sliding_window_causal_mask_function(2), _POSITIONS
+        ),
+        masking_utils.packed_sequence_mask_function(_IDS),
+    ),
+}
+"""By the same names, a mask that holds the closure."""
+
+
 def _check_readers() -> None:
-    """Another release may mean something else by a name: what does not mean the same here is not read."""
-    ids = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
-    causal = masking_utils.sliding_window_causal_mask_function(2)
-    samples = (
-        masking_utils.causal_mask_function,
-        causal,
-        masking_utils.sliding_window_bidirectional_mask_function(2),
-        masking_utils.packed_sequence_compatibility_function(causal, positions, ids),
-    )
-    try:
-        right = all(_says_the_same(function, ids) for function in samples)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        right = False
-    if not right:
-        _READERS.clear()
+    """Another release may mean something else by a name, or have none: that is not read, but as a tensor."""
+    for name, sample in _SAMPLES.items():
+        try:
+            right = _says_the_same(sample())
+        except (AttributeError, KeyError, TypeError, ValueError):
+            right = False
+        if not right:
+            del _READERS[name]
 
 
-def _says_the_same(function: MaskFunction, ids: torch.Tensor) -> bool:
+def _says_the_same(function: MaskFunction) -> bool:
     structure = _parse(function)
     if structure is None:
         return False
-    length = ids.shape[1]
+    length = _IDS.shape[1]
     theirs = _materialise(1, length, length, mask_function=function, allow_is_causal_skip=False)
     distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
     ours = torch.ones(length, length, dtype=torch.bool)

@@ -372,7 +372,7 @@ class TestMasks:
         out, _ = ours.attention(torch.nn.Module(), q, q, q, mask)
         torch.testing.assert_close(out.transpose(1, 2), wanted, rtol=1e-5, atol=1e-5)
 
-    def test_another_release_that_means_something_else(self, monkeypatch):
+    def test_another_release_that_means_something_else_or_has_it_no_more(self, monkeypatch):
         def overlay(sliding_window):
             def inner_mask(batch_idx, head_idx, q_idx, kv_idx):
                 return kv_idx >= q_idx - sliding_window
@@ -382,9 +382,17 @@ class TestMasks:
             return inner_mask
 
         monkeypatch.setattr(masking_utils, "sliding_window_overlay", overlay)
+        monkeypatch.delattr(masking_utils, "packed_sequence_mask_function")
         monkeypatch.setattr(masks, "_READERS", dict(masks._READERS))
         masks._check_readers()
-        assert not masks._READERS
+        assert [name.partition(".")[0] for name in masks._READERS] == [
+            "and_masks",
+            "sliding_window_bidirectional_overlay",
+        ]
+
+    def test_of_this_release_all_are_read(self):
+        """Else the kernels would read masks that they could go without."""
+        assert masks._READERS.keys() == masks._SAMPLES.keys()
 
 
 def test_what_is_not_served_is_refused():
