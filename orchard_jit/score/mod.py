@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 
+from orchard_jit import dynamo
 from orchard_jit.score.expression import COORDINATES, FUNCTIONS, SCORE, SCORE_NODE, Type
 from orchard_jit.score.parser import truth
 from orchard_jit.score.spec import ArrayType, Spec, Stage, symbols_of
@@ -155,22 +154,12 @@ _Kind = tuple[str, int] | Type
 """Of a tensor, dtype and rank; of a number, its type."""
 
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
-
-
-def _constant_to_dynamo(function: _Function) -> _Function:
-    """`torch.compiler.assume_constant_result`, which would import Dynamo, and that takes a second."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-# Who traces a call to compile it keeps the results of these two, and does not look inside.
-@_constant_to_dynamo
+@dynamo.constant
 def _compose(first: str, second: str) -> str:
     return _composed(first, second)
 
 
-@_constant_to_dynamo
+@dynamo.constant
 def _compile(
     score: str, mask: str | None, derivative: str | None, kinds: tuple[tuple[str, _Kind], ...]
 ) -> tuple[str, tuple[str, ...]]:
