@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from typing_extensions import Unpack
 
-from orchard_jit import call
+from orchard_jit import call, packed
 from orchard_jit.attention import ALIGNMENTS, Options, aligned_lower_right
 from orchard_jit.call import Arguments
-from orchard_jit.flash_attn import packed
 
 Nested = Any
 """A tensor of layout jagged, whose methods PyTorch does not annotate."""
@@ -52,7 +51,7 @@ def resolve(
             causal, alignment, _same_lengths(query, key), "sequences of different lengths"
         )
         given |= {"causal": bool(causal), "alignment": ALIGNMENTS[lower_right]}
-    return packed(
+    return packed.resolve(
         query.values(),
         key.values(),
         value.values(),
