@@ -15,6 +15,11 @@ Nested = Any
 """A tensor of layout jagged, whose methods PyTorch does not annotate."""
 
 _RAGGED = 2
+_REFUSED = {
+    "mask": "; a ScoreMod has a mask of each sequence's places",
+    "bias": "; a ScoreMod can add what it computes of each sequence's places",
+    "key_lengths": ", whose sequences have their own lengths",
+}
 
 
 def attention(
@@ -36,9 +41,9 @@ def resolve(
 ) -> Arguments:
     """What it means by its arguments, as one call of the operator."""
     given: Any = dict(options)
-    for name in ("mask", "bias", "key_lengths"):
+    for name, instead in _REFUSED.items():
         if given.pop(name, None) is not None:
-            raise NotImplementedError(f"{name} can't be combined with nested tensors; use a ScoreMod")
+            raise NotImplementedError(f"{name} can't be combined with nested tensors{instead}")
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         _check(name, tensor)
         if tensor.shape[0] != query.shape[0]:

@@ -1,4 +1,4 @@
-"""What became of the calls that were routed here: kernels that ran, and reasons why others could not."""
+"""What became of the calls that were sent here: kernels that ran, and reasons why others could not."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ _MOST_PLANS = 1000
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the calls of PyTorch's attention that were routed here.
+    """What became of the calls of PyTorch's attention, and of Hugging Face models, that were sent here.
 
     Attributes:
-        calls: How many there were, beside those traced.
+        calls: How many there were, beside those that run in graphs.
         variants: How often each kernel was called for. A backward counts where an input required a gradient.
         fallbacks: How often PyTorch's own attention ran, by reason.
-        traced: The calls that `torch.compile` or a transform of `torch.func` has traced, by what is said of
-            them, each once, however often it runs, which no graph tells: why PyTorch's own attention runs
-            there; None where ours does.
+        traced: What `torch.compile` or a transform of `torch.func` has traced, each kind of call once,
+            however often it runs then: why PyTorch's own attention runs there, or None where ours does.
 
     """
 

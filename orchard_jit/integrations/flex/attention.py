@@ -10,7 +10,7 @@ import torch
 from orchard_jit import dynamo
 from orchard_jit.attention import flash_attention
 from orchard_jit.integrations.flex.blocks import restricted
-from orchard_jit.integrations.flex.operators import TRUE
+from orchard_jit.integrations.flex.nodes import TRUE
 from orchard_jit.integrations.flex.tracing import Tracer
 from orchard_jit.integrations.flex.translation import options
 from orchard_jit.score.expression import SCORE_NODE
