@@ -20,6 +20,10 @@ def constant(function: _Function) -> _Function:
 
     As `torch.compiler.assume_constant_result`.
     """
+    # Dynamo writes the result into the globals of the frame that it traces, by the name in the code; and the
+    # function itself may be there.
+    code = function.__code__
+    function.__code__ = code.replace(co_name=f"__orchard_jit_{code.co_name}")
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
