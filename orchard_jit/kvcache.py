@@ -7,9 +7,16 @@ import torch
 
 def lengths(given: int | torch.Tensor | None, cache: torch.Tensor) -> torch.Tensor | None:
     """How many rows are in use, int32 (B); None if all are."""
-    if given is None or isinstance(given, torch.Tensor):
-        return given
     batch, capacity = cache.shape[:2]
+    if given is None:
+        return None
+    if isinstance(given, torch.Tensor):
+        if given.shape != (batch,) or given.dtype != torch.int32:
+            raise ValueError(
+                f"cache_seqlens must be int32 and have shape [{batch}], got "
+                f"{list(given.shape)} of {given.dtype}"
+            )
+        return given
     _check_length(given, capacity)
     return torch.full((batch,), given, dtype=torch.int32, device=cache.device)
 
@@ -30,11 +37,6 @@ def append(
         accepted = (batch, new, *cache.shape[2:])
         if rows.shape != accepted:
             raise ValueError(f"{name} must be {accepted}, got {tuple(rows.shape)}")
-    if lengths.shape != (batch,) or lengths.dtype != torch.int32:
-        raise ValueError(
-            f"cache_seqlens must be int32 and have shape [{batch}], got "
-            f"{list(lengths.shape)} of {lengths.dtype}"
-        )
     for length in lengths.tolist():
         _check_length(length, capacity)
         if length + new > capacity:

@@ -413,7 +413,12 @@ class TestCache:
             ({"cache_seqlens": 13}, ValueError, "cache_seqlens must be 0 to 12, .* got 13"),
             ({"cache_seqlens": [4, 13]}, ValueError, "must be 0 to 12, .* got 13"),
             ({"cache_seqlens": [4, -1]}, ValueError, "must be 0 to 12, .* got -1"),
-            ({"cache_seqlens": [4, 9, 2]}, ValueError, r"must have shape \[2\], got \[3\]"),
+            (
+                {"cache_seqlens": [4, 9, 2]},
+                ValueError,
+                r"cache_seqlens must be int32 and have shape \[2\], got \[3\]",
+            ),
+            ({"cache_seqlens": torch.tensor([4, 9])}, ValueError, "cache_seqlens .* of torch.int64"),
             (
                 {"cache_seqlens": [4, 10], "k": 3, "v": 3},
                 ValueError,
