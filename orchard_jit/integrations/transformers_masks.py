@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, cast
 
 import torch
-from transformers import masking_utils
+from transformers import AutoModel, masking_utils
 
+from orchard_jit import dynamo
 from orchard_jit.attention import Alignment, Options
 
 MaskFunction = Callable[..., Any]
@@ -74,7 +75,17 @@ def mask(
 ) -> torch.Tensor | None:
     """The library's mask function: a boolean mask that knows its `Structure`, or None where it hides nothing
     that `attention` would not know without.
+
+    Raises:
+        NotImplementedError: The model has an attention of its own, which would misread it.
+
     """
+    loner = _loner(type(others.get("config")))
+    if loner:
+        raise NotImplementedError(
+            f"{loner} has an attention of its own, for which attn_implementation='orchard_jit' does nothing; "
+            "use 'eager'"
+        )
     traced = torch.compiler.is_compiling()
     structure = _known(mask_function, q_length, kv_length, q_offset, kv_offset)
     if structure is not None and attention_mask is not None:
@@ -107,6 +118,22 @@ def mask(
     if structure is not None and not traced:
         setattr(materialised, _ATTRIBUTE, (structure, _edits(materialised)))
     return materialised
+
+
+@dynamo.constant
+def _loner(config: type) -> str:
+    """The model of such a configuration, if its attention is not the library's; or nothing."""
+    return _found_loner(config)
+
+
+@cache
+def _found_loner(config: type) -> str:
+    try:
+        found: Any = AutoModel._model_mapping[config]
+        model = found[0] if isinstance(found, tuple) else found
+        return "" if model._can_set_attn_implementation() else str(model.__name__)
+    except (AttributeError, ImportError, KeyError):
+        return ""  # of one that is not the library's, nothing is known
 
 
 def structure_of(attention_mask: torch.Tensor) -> Structure | None:

@@ -433,6 +433,18 @@ class TestMasks:
         assert masks._READERS.keys() == masks._SAMPLES.keys()
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
+def test_a_model_with_attention_of_its_own_is_refused(compiled):
+    """It would add a boolean mask to its scores, or go without."""
+    config = hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=2)
+    model = hf.BloomForCausalLM._from_config(config, attn_implementation="orchard_jit")
+    if compiled:
+        torch._dynamo.reset()
+        model.compile(backend="eager")
+    with pytest.raises(Exception, match="BloomModel has an attention of its own"):
+        model(input_ids=torch.ones(1, 3, dtype=torch.int64))
+
+
 def test_what_is_not_served_is_refused():
     q = torch.randn(1, 2, LENGTH, 8)
     module = torch.nn.Module()
