@@ -42,7 +42,8 @@ class ScoreMod:
 
     Types are int, float and bool. / gives a float; // and % take ints and round down, where x // 0 is 0 and
     x % 0 is x; an exponent is an integer literal; ints and floats mix, bools do not. min and max give NaN if
-    either is NaN. ints have 32 bits and wrap around; floats are float32, or float64 where the inputs are.
+    either is NaN. ints have 32 bits and wrap around; floats are float32. Where the inputs are float64, so are
+    floats, and ints have 64 bits.
 
     An index outside of its tensor, a negative one too, reads the nearest element inside. Both sides of a
     condition are evaluated.
