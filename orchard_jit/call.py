@@ -77,13 +77,25 @@ def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
     return out, lse
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast makes of floating tensors on devices of this type; None where it leaves them."""
+    if device not in operators.BACKEND_OF_DEVICE or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 def under_autocast(tensor: torch.Tensor) -> torch.Tensor:
     """As templates/binding/autocast.cpp casts it; for who has to know what the forward ran on."""
-    device = tensor.device.type
-    if not torch.is_autocast_enabled(device):
-        return tensor
+    dtype = autocast_dtype(tensor.device.type)
     eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-    return tensor.to(torch.get_autocast_dtype(device)) if eligible else tensor
+    return tensor if dtype is None or not eligible else tensor.to(dtype)
+
+
+def cast(arguments: Arguments) -> Arguments:
+    """What the forward operator makes of its arguments under autocast."""
+    query, key, value = map(under_autocast, arguments[:3])
+    bias = None if arguments.bias is None else under_autocast(arguments.bias)
+    return arguments._replace(query=query, key=key, value=value, bias=bias)
 
 
 def variants(arguments: Arguments) -> dict[str, Variant]:
@@ -94,7 +106,7 @@ def variants(arguments: Arguments) -> dict[str, Variant]:
 def plan(arguments: Arguments) -> str:
     """What forward and backward of the call ask for, to be read by `planned`; a bad call is an error."""
     try:
-        requests: str = operators.plan(*_specialized(arguments))
+        requests: str = operators.plan(*_specialized(cast(arguments)))
     except RuntimeError as error:
         raise cause(error) from None
     return requests

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from orchard_jit import call
-from orchard_jit.call import Arguments
-from orchard_jit.dropout import keep_mask
+from orchard_jit import call, dropout, kvcache
 from orchard_jit.options import Options, resolve
+from orchard_jit.packed import resolve as packed
 
 Result = torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-_WIDEST_VALUE = 512
 
 
 def flash_attn_func(
@@ -72,7 +69,7 @@ def flash_attn_func(
     )
     out, lse = call.forward(arguments)
     out = out.transpose(1, 2)
-    return (out, lse * call.LN_2, _probabilities(arguments)) if return_attn_probs else out
+    return (out, lse * call.LN_2, dropout.probabilities(arguments)) if return_attn_probs else out
 
 
 def flash_attn_varlen_func(
@@ -206,11 +203,10 @@ def flash_attn_with_kvcache(
             raise NotImplementedError(f"{name} is not supported; only None is")
     for name, tensor in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
         _require(name, tensor, 4, "(batch, length, heads, head_dim)")
-    batch, capacity = k_cache.shape[:2]
-    lengths = _lengths(cache_seqlens, batch, capacity, q.device)
+    lengths = kvcache.lengths(cache_seqlens, k_cache)
     with torch.no_grad():
         if k is not None or v is not None:
-            lengths = _append(k_cache, v_cache, k, v, lengths)
+            lengths = kvcache.append(k_cache, v_cache, k, v, lengths)
         arguments = resolve(
             q.transpose(1, 2),
             k_cache.transpose(1, 2),
@@ -266,107 +262,12 @@ def flash_attn_fwd(
     """
     arguments = resolve(q, k, v, causal="upper_left" if causal else False, dropout_p=dropout_p, scale=scale)
     out, _ = call.forward(arguments)
-    kept = _kept(arguments)
+    kept = dropout.kept(arguments)
     if dropout_p:
         kept = kept.view(*q.shape[:-1], k.shape[-2])
     return out.view(*q.shape[:-1], v.shape[-1]), kept
 
 
-def packed(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    query_offsets: torch.Tensor,
-    key_offsets: torch.Tensor,
-    longest_query: int,
-    longest_key: int,
-    options: Options,
-    seed: torch.Tensor | None = None,
-) -> Arguments:
-    """Sequences packed one after the other, (H, total, D), as one call of the operator."""
-    sequences = query_offsets.numel() - 1
-    return resolve(query[None], key[None], value[None], sequences=sequences, seed=seed, **options)._replace(
-        query_offsets=query_offsets,
-        key_offsets=key_offsets,
-        longest_query=longest_query,
-        longest_key=longest_key,
-    )
-
-
 def _require(name: str, tensor: torch.Tensor, rank: int, form: str) -> None:
     if tensor.dim() != rank:
         raise ValueError(f"{name} must have {rank} dimensions {form}, got {tuple(tensor.shape)}")
-
-
-def _lengths(
-    given: int | torch.Tensor | None, batch: int, capacity: int, device: torch.device
-) -> torch.Tensor | None:
-    if given is None or isinstance(given, torch.Tensor):
-        return given
-    if not 0 <= given <= capacity:
-        raise ValueError(f"cache_seqlens must be 0 to {capacity}, the cache's capacity, got {given}")
-    return torch.full((batch,), given, dtype=torch.int32, device=device)
-
-
-def _append(
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    k: torch.Tensor | None,
-    v: torch.Tensor | None,
-    lengths: torch.Tensor | None,
-) -> torch.Tensor:
-    """Write the new rows behind those in use; returns how many are in use then."""
-    if k is None or v is None or lengths is None:
-        raise ValueError("k, v and cache_seqlens belong together: new rows need both, and a place to go")
-    batch, capacity = k_cache.shape[:2]
-    new = k.shape[1]
-    for name, rows, cache in (("k", k, k_cache), ("v", v, v_cache)):
-        accepted = (batch, new, *cache.shape[2:])
-        if rows.shape != accepted:
-            raise ValueError(f"{name} must be {accepted}, got {tuple(rows.shape)}")
-    if lengths.shape != (batch,) or lengths.dtype != torch.int32:
-        raise ValueError(
-            f"cache_seqlens must be int32 and have shape [{batch}], got "
-            f"{list(lengths.shape)} of {lengths.dtype}"
-        )
-    for length in lengths.tolist():
-        if not 0 <= length <= capacity:
-            raise ValueError(f"cache_seqlens must be 0 to {capacity}, the cache's capacity, got {length}")
-        if length + new > capacity:
-            raise ValueError(f"{new} new rows don't fit behind {length} in a cache of {capacity} rows")
-    places = lengths.long()[:, None] + torch.arange(new, device=k.device)
-    sequences = torch.arange(batch, device=k.device)[:, None]
-    k_cache[sequences, places] = k
-    v_cache[sequences, places] = v
-    return lengths + new
-
-
-def _probabilities(arguments: Arguments) -> torch.Tensor:
-    """The attention matrix, negative where a weight was dropped; empty without dropout.
-
-    The kernels give it themselves, so every feature is in it: with columns of the identity as values, the
-    output is columns of the matrix.
-    """
-    query, key = arguments.query, arguments.key
-    if not arguments.dropout:
-        return query.new_empty(0)
-    with torch.no_grad():
-        identity = torch.eye(key.shape[2], dtype=key.dtype, device=key.device)
-        parts = [
-            call.forward(
-                arguments._replace(value=columns.expand(*key.shape[:2], -1, -1), dropout=0.0, seed=None)
-            )[0]
-            for columns in identity.split(_WIDEST_VALUE, dim=1)
-        ]
-        matrix = torch.cat([part.contiguous() for part in parts], dim=-1)
-        return torch.where(_kept(arguments), matrix, -matrix)
-
-
-def _kept(arguments: Arguments) -> torch.Tensor:
-    """The keep-mask of a call, (B, H, Sq, Sk); empty without dropout."""
-    query, key = arguments.query, arguments.key
-    if arguments.seed is None:
-        return torch.empty(0, dtype=torch.bool, device=query.device)
-    batch, heads, length = query.shape[:3]
-    return keep_mask(arguments.seed, arguments.dropout, batch, heads, length, key.shape[2])

@@ -7,16 +7,20 @@ from typing import Any
 import torch
 from typing_extensions import Unpack
 
-from orchard_jit import call
+from orchard_jit import call, packed
 from orchard_jit.call import Arguments
 from orchard_jit.diagonal import ALIGNMENTS, lower_right
-from orchard_jit.flash_attn import packed
 from orchard_jit.options import Options
 
 Nested = Any
 """A tensor of layout jagged, whose methods PyTorch does not annotate."""
 
 _RAGGED = 2
+_REFUSED = {
+    "mask": "; a ScoreMod has a mask of each sequence's places",
+    "bias": "; a ScoreMod can add what it computes of each sequence's places",
+    "key_lengths": ", whose sequences have their own lengths",
+}
 
 
 def attention(
@@ -38,9 +42,9 @@ def resolve(
 ) -> Arguments:
     """What it means by its arguments, as one call of the operator."""
     given: Any = dict(options)
-    for name in ("mask", "bias", "key_lengths"):
+    for name, instead in _REFUSED.items():
         if given.pop(name, None) is not None:
-            raise NotImplementedError(f"{name} can't be combined with nested tensors; use a ScoreMod")
+            raise NotImplementedError(f"{name} can't be combined with nested tensors{instead}")
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         _check(name, tensor)
         if tensor.shape[0] != query.shape[0]:
@@ -52,7 +56,7 @@ def resolve(
         unequal = None if _same_lengths(query, key) else "sequences of different lengths"
         in_corner = lower_right(causal, alignment, unequal)
         given |= {"causal": bool(causal), "alignment": ALIGNMENTS[in_corner]}
-    return packed(
+    return packed.resolve(
         query.values(),
         key.values(),
         value.values(),

@@ -10,6 +10,7 @@ import torch
 
 from orchard_jit.call import Arguments
 from orchard_jit.diagonal import Alignment, Causal, Window, bounds
+from orchard_jit.dropout import draw_seed
 
 if TYPE_CHECKING:
     from orchard_jit.score import ScoreMod
@@ -99,15 +100,6 @@ def resolve(
     )
     mod = reduce(score.ScoreMod.then, [mod for mod in mods if mod is not None])
     return arguments._replace(arrays=mod.arrays, scalars=mod.scalars, score=mod.spec)
-
-
-def draw_seed(device: torch.device) -> torch.Tensor:
-    """A key for the random bits of one call.
-
-    It comes from the CPU's generator on every device: activation checkpointing restores that one alone
-    for MPS, and must drop the same weights when it computes again.
-    """
-    return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64).to(device)
 
 
 def _require_slopes(slopes: torch.Tensor, batch: int, heads: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from orchard_jit import operators
-from orchard_jit.call import Arguments, under_autocast
+from orchard_jit.call import Arguments, cast
 
 _COUNT = len(Arguments._fields)
 _BIAS, _SINKS = Arguments._fields.index("bias"), Arguments._fields.index("sinks")
@@ -35,7 +35,7 @@ def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
         # Dynamo traces no autograd function below vmap, and leaves differentiating to who compiles its graph.
         out, lse = operators.forward(*arguments)
         return out, lse
-    arguments = _as_under_autocast(arguments)
+    arguments = cast(arguments)  # the operators would, too late: the backward needs what the forward ran on
     # Autograd finds tensors only outside of lists.
     out, lse = Attention.apply(*arguments._replace(arrays=None), *(arguments.arrays or ()))
     return out, lse
@@ -139,15 +139,6 @@ def _with_samples(arguments: Arguments) -> Arguments:
     level = functorch.maybe_get_level(sampled[0])
     query = arguments.query
     return arguments._replace(query=functorch._add_batch_dim(query.expand(size, *query.shape), 0, level))
-
-
-def _as_under_autocast(arguments: Arguments) -> Arguments:
-    """The operators would cast too late: the backward needs what the forward ran on."""
-    query, key, value = map(under_autocast, arguments[:3])
-    bias = arguments.bias
-    return arguments._replace(
-        query=query, key=key, value=value, bias=None if bias is None else under_autocast(bias)
-    )
 
 
 def _folds(given: Arguments, dims: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from orchard_jit import flash_attention, flash_attn_fwd, keep_mask, operators
-from orchard_jit.options import draw_seed
+from orchard_jit.dropout import draw_seed
 
 LARGEST = 2**63 - 1
 SEEDS = (0, 1, -1, 0x0123456789ABCDEF, LARGEST, -LARGEST - 1)

@@ -14,8 +14,8 @@ import torch
 
 import orchard_jit
 from orchard_jit import ScoreMod, call
-from orchard_jit.flash_attn import packed
-from orchard_jit.options import draw_seed
+from orchard_jit.dropout import draw_seed
+from orchard_jit.packed import resolve as packed
 
 TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 BATCH, HEADS, KV_HEADS, QUERIES, KEYS = 2, 4, 2, 37, 70

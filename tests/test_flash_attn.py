@@ -19,7 +19,7 @@ from orchard_jit import (
     flash_attn_with_kvcache,
     keep_mask,
 )
-from orchard_jit.options import draw_seed
+from orchard_jit.dropout import draw_seed
 
 BATCH, HEADS, KV_HEADS, DIM = 2, 4, 2, 16
 LENGTHS = ((6, 6), (5, 9), (9, 5))
@@ -413,7 +413,12 @@ class TestCache:
             ({"cache_seqlens": 13}, ValueError, "cache_seqlens must be 0 to 12, .* got 13"),
             ({"cache_seqlens": [4, 13]}, ValueError, "must be 0 to 12, .* got 13"),
             ({"cache_seqlens": [4, -1]}, ValueError, "must be 0 to 12, .* got -1"),
-            ({"cache_seqlens": [4, 9, 2]}, ValueError, r"must have shape \[2\], got \[3\]"),
+            (
+                {"cache_seqlens": [4, 9, 2]},
+                ValueError,
+                r"cache_seqlens must be int32 and have shape \[2\], got \[3\]",
+            ),
+            ({"cache_seqlens": torch.tensor([4, 9])}, ValueError, "cache_seqlens .* of torch.int64"),
             (
                 {"cache_seqlens": [4, 10], "k": 3, "v": 3},
                 ValueError,

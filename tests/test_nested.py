@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from orchard_jit import ScoreMod, flash_attention, keep_mask, scaled_dot_product_attention
-from orchard_jit.options import draw_seed
+from orchard_jit.dropout import draw_seed
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
 QUERIES, KEYS = (5, 0, 9, 3), (7, 4, 1, 3)

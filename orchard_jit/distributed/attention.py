@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import distributed as dist
 
-from orchard_jit import attention, call
+from orchard_jit import attention, call, dynamo
 from orchard_jit.blocks.forced import current
 from orchard_jit.distributed import gather, ring
 from orchard_jit.distributed.agreement import require_same
@@ -49,7 +49,7 @@ def flash_attention(
     method: Method | None = ...,
     return_lse: Literal[True],
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
-@torch.compiler.disable(reason="orchard_jit: its messages are posted as it runs")
+@dynamo.left_out("orchard_jit: its messages are posted as it runs")
 def flash_attention(
     query: torch.Tensor,
     key: torch.Tensor,

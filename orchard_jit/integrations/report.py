@@ -1,27 +1,31 @@
-"""What became of the calls that were routed here: kernels that ran, and reasons why others could not."""
+"""What became of the calls that were sent here: kernels that ran, and reasons why others could not."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from orchard_jit import call
+from orchard_jit.blocks.forced import current
+from orchard_jit.call import Arguments
 
-_MOST_REASONS = 100  # they hold shapes, of which a long run can see many
+# Both hold shapes, of which a long run can see many.
+_MOST_REASONS = 100
+_MOST_PLANS = 1000
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the calls of PyTorch's attention that were routed here.
+    """What became of the calls of PyTorch's attention, and of Hugging Face models, that were sent here.
 
     Attributes:
-        calls: How many there were, beside those traced.
+        calls: How many there were, beside those that run in graphs.
         variants: How often each kernel was called for. A backward counts where an input required a gradient.
         fallbacks: How often PyTorch's own attention ran, by reason.
-        traced: The calls that `torch.compile` or a transform of `torch.func` has traced, each once, however
-            often it runs: what was called, and why PyTorch's own attention runs there; None where ours does.
+        traced: What `torch.compile` or a transform of `torch.func` has traced, each kind of call once,
+            however often it runs then: why PyTorch's own attention runs there, or None where ours does.
 
     """
 
@@ -45,6 +49,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._plans: dict[Hashable, str] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -52,8 +57,21 @@ class Ledger:
         self._fallbacks: Counter[str] = Counter()
         self._traced: dict[str, str | None] = {}
 
+    def plan(self, arguments: Arguments) -> str:
+        """`call.plan`, which takes as long as a small call: once for all calls that are planned alike."""
+        signature = _signature(arguments)
+        with self._lock:
+            plan = self._plans.get(signature)
+        if plan is None:
+            plan = call.plan(arguments)
+            with self._lock:
+                if len(self._plans) >= _MOST_PLANS:
+                    self._plans.clear()
+                self._plans[signature] = plan
+        return plan
+
     def serve(self, plan: str, *, backward: bool) -> None:
-        """Count a call that our kernels take, by `call.plan`."""
+        """Count a call that our kernels take, by its plan."""
         with self._lock:
             self._served[plan, backward] += 1
 
@@ -96,6 +114,25 @@ def report(*, reset: bool = False) -> Report:
 
     """
     return LEDGER.read(reset=reset)
+
+
+def _signature(given: Arguments) -> Hashable:
+    """All of a call that decides what it runs."""
+    query, bias = given.query, given.bias
+    device = query.device.type
+    return (
+        device,
+        call.autocast_dtype(device),
+        *((tensor.shape, tensor.dtype, tensor.stride(-1)) for tensor in given[:3]),
+        *(value is None for value in given[_FIRST_OPTION:_DROPOUT]),
+        None if bias is None else (bias.dtype, bias.requires_grad),
+        given.dropout > 0,
+        given.score,
+        given.blocks or current(),
+    )
+
+
+_FIRST_OPTION, _DROPOUT = (Arguments._fields.index(name) for name in ("left", "dropout"))
 
 
 def _falling(counts: Mapping[str, int]) -> list[tuple[str, int]]:

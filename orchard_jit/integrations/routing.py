@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from orchard_jit import call, functional, nested
+from orchard_jit import functional, nested
 from orchard_jit.attention import flash_attention
 from orchard_jit.errors import MissingVariantError
 from orchard_jit.integrations import traced
@@ -192,7 +192,8 @@ def route(
         else:
             is_nested = query.is_nested or key.is_nested or value.is_nested
             seed = torch.zeros(1, dtype=torch.int64, device=query.device) if dropout_p else None
-            plan = call.plan((nested.resolve if is_nested else resolve)(query, key, value, seed=seed, **ours))
+            resolved = (nested.resolve if is_nested else resolve)(query, key, value, seed=seed, **ours)
+            plan = LEDGER.plan(resolved)
         out = flash_attention(query, key, value, **ours)
     except _REFUSALS as error:
         reason = str(error).removeprefix("orchard_jit: ")

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import torch
 
+from orchard_jit.call import autocast_dtype
 from orchard_jit.operators import BACKEND_OF_DEVICE
 from orchard_jit.variant import DTYPES, MAX_HEAD_DIM
 
 
 def is_traced(*tensors: torch.Tensor | None) -> bool:
     """Whether there are no numbers to compute with, or not the ones that kernels will see."""
-    return torch._C._are_functorch_transforms_active() or any(
-        tensor is not None and type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not tensor.is_nested
-        for tensor in tensors
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or any(
+            tensor is not None
+            and type(tensor) not in (torch.Tensor, torch.nn.Parameter)
+            and not tensor.is_nested
+            for tensor in tensors
+        )
     )
 
 
@@ -31,7 +38,7 @@ def check(
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype not in DTYPES or (dtype == "float64" and tensor.device.type != "cpu"):
             raise TypeError(f"{name} is {dtype}, for which there is no kernel on {tensor.device.type}")
-        if tensor.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
+        if tensor.dtype != query.dtype and autocast_dtype(query.device.type) is None:
             raise TypeError(f"{name} is {tensor.dtype} but query is {query.dtype}")
         if not 1 <= tensor.shape[-1] <= MAX_HEAD_DIM:
             raise ValueError(f"the head_dim of {name} must be 1 to {MAX_HEAD_DIM}, got {tensor.shape[-1]}")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from orchard_jit import call
+from orchard_jit import call, dynamo, packed
 from orchard_jit.call import Arguments
-from orchard_jit.flash_attn import packed
 from orchard_jit.integrations import traced
 from orchard_jit.integrations.report import LEDGER
 from orchard_jit.integrations.transformers_masks import Structure, mask, structure_of
@@ -107,7 +106,7 @@ def _packed(
 ) -> torch.Tensor:
     """Rows of packed sequences, laid one after the other."""
     batch, _, length, _ = query.shape
-    arguments = packed(
+    arguments = packed.resolve(
         *(tensor.transpose(0, 1).flatten(1, 2) for tensor in (query, key, value)),
         query_offsets=offsets[0].to(torch.int32),
         key_offsets=offsets[1].to(torch.int32),
@@ -120,11 +119,30 @@ def _packed(
 
 
 def _counted(arguments: Arguments) -> torch.Tensor:
-    """The output of a call, which `orchard_jit.report` then knows of, unless it is traced."""
+    """The output of a call, which `orchard_jit.report` then knows of."""
     out, _ = call.forward(arguments)
-    if not torch.compiler.is_compiling() and not traced.is_traced(*arguments[:3]):
-        LEDGER.serve(call.plan(arguments), backward=out.requires_grad)
+    if torch.compiler.is_compiling() or traced.is_traced(*arguments[:3]):
+        features = (
+            ("causal", arguments.right == 0),
+            ("window", arguments.left is not None),
+            ("mask", arguments.mask is not None),
+            ("bias", arguments.bias is not None),
+            ("dropout", arguments.seed is not None),
+            ("packed", arguments.query_offsets is not None),
+        )
+        used = " ".join([name for name, is_used in features if is_used])
+        _note(arguments.query.device, arguments.query.dtype, used)
+    else:
+        LEDGER.serve(LEDGER.plan(arguments), backward=out.requires_grad)
     return out
+
+
+@dynamo.constant
+def _note(device: torch.device, dtype: torch.dtype, used: str) -> str:
+    """Note a call in a graph. Its sizes may be symbols, which they would not stay if they were asked for."""
+    name = f"transformers: {device.type} {str(dtype).removeprefix('torch.')} {used}"
+    LEDGER.trace(name.rstrip(), None)
+    return name
 
 
 AttentionInterface.register(NAME, attention)

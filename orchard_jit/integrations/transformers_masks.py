@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, cast
 
 import torch
-from transformers import masking_utils
+from transformers import AutoModel, masking_utils
 
+from orchard_jit import dynamo
 from orchard_jit.diagonal import Alignment
 from orchard_jit.options import Options
 
@@ -75,7 +76,17 @@ def mask(
 ) -> torch.Tensor | None:
     """The library's mask function: a boolean mask that knows its `Structure`, or None where it hides nothing
     that `attention` would not know without.
+
+    Raises:
+        NotImplementedError: The model has an attention of its own, which would misread it.
+
     """
+    loner = _loner(type(others.get("config")))
+    if loner:
+        raise NotImplementedError(
+            f"{loner} has an attention of its own, for which attn_implementation='orchard_jit' does nothing; "
+            "use 'eager'"
+        )
     traced = torch.compiler.is_compiling()
     structure = _known(mask_function, q_length, kv_length, q_offset, kv_offset)
     if structure is not None and attention_mask is not None:
@@ -108,6 +119,22 @@ def mask(
     if structure is not None and not traced:
         setattr(materialised, _ATTRIBUTE, (structure, _edits(materialised)))
     return materialised
+
+
+@dynamo.constant
+def _loner(config: type) -> str:
+    """The model of such a configuration, if its attention is not the library's; or nothing."""
+    return _found_loner(config)
+
+
+@cache
+def _found_loner(config: type) -> str:
+    try:
+        found: Any = AutoModel._model_mapping[config]
+        model = found[0] if isinstance(found, tuple) else found
+        return "" if model._can_set_attn_implementation() else str(model.__name__)
+    except (AttributeError, ImportError, KeyError):
+        return ""  # of one that is not the library's, nothing is known
 
 
 def structure_of(attention_mask: torch.Tensor) -> Structure | None:
@@ -185,30 +212,46 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Structure | None]] = {
 """The library's closures, by name, and what they say."""
 
 
+_IDS = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+_POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+
+_SAMPLES: dict[str, Callable[[], MaskFunction]] = {
+    "and_masks.<locals>.and_mask": lambda: masking_utils.and_masks(
+        masking_utils.causal_mask_function, masking_utils.bidirectional_mask_function
+    ),
+    "sliding_window_overlay.<locals>.inner_mask": lambda: masking_utils.sliding_window_overlay(2),
+    "sliding_window_bidirectional_overlay.<locals>.inner_mask": (
+        lambda: masking_utils.sliding_window_bidirectional_overlay(2)
+    ),
+    "packed_sequence_mask_function.<locals>.inner_mask": (
+        lambda: masking_utils.packed_sequence_mask_function(_IDS)
+    ),
+    "remap_positions_for_packed_sequence.<locals>.inner_mask": lambda: masking_utils.and_masks(
+        masking_utils.remap_positions_for_packed_sequence(
+            masking_utils.sliding_window_causal_mask_function(2), _POSITIONS
+        ),
+        masking_utils.packed_sequence_mask_function(_IDS),
+    ),
+}
+"""By the same names, a mask that holds the closure."""
+
+
 def _check_readers() -> None:
-    """Another release may mean something else by a name: what does not mean the same here is not read."""
-    ids = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
-    causal = masking_utils.sliding_window_causal_mask_function(2)
-    samples = (
-        masking_utils.causal_mask_function,
-        causal,
-        masking_utils.sliding_window_bidirectional_mask_function(2),
-        masking_utils.packed_sequence_compatibility_function(causal, positions, ids),
-    )
-    try:
-        right = all(_says_the_same(function, ids) for function in samples)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        right = False
-    if not right:
-        _READERS.clear()
+    """Another release may mean something else by a name, or have none: that is not read, but as a tensor."""
+    for name, sample in _SAMPLES.items():
+        try:
+            right = _says_the_same(sample())
+        except (AttributeError, KeyError, TypeError, ValueError):
+            right = False
+        if not right:
+            del _READERS[name]
 
 
-def _says_the_same(function: MaskFunction, ids: torch.Tensor) -> bool:
+def _says_the_same(function: MaskFunction) -> bool:
     structure = _parse(function)
     if structure is None:
         return False
-    length = ids.shape[1]
+    length = _IDS.shape[1]
     theirs = _materialise(1, length, length, mask_function=function, allow_is_causal_skip=False)
     distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
     ours = torch.ones(length, length, dtype=torch.bool)

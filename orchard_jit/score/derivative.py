@@ -30,14 +30,14 @@ def derivative(node: Node) -> Node:
     """The derivative of `node` with respect to the score.
 
     Raises:
-        ValueError: It is too large for SymPy; the user has to give it.
+        ValueError: It is too large for SymPy, or divides by what is 0; the user has to give it.
 
     """
     writer = _Writer()
     try:
         return _Reader(writer.nodes).node(sympy.diff(writer.expression(node), writer.symbol(SCORE_NODE)))
     except (RecursionError, OverflowError):
-        raise ValueError("SymPy cannot derive a score of this size; pass its derivative=") from None
+        raise ValueError("SymPy cannot derive this score; pass its derivative=") from None
 
 
 class _Function(sympy.Function):  # type: ignore[misc]

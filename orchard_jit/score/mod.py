@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 
+from orchard_jit import dynamo
 from orchard_jit.score.expression import COORDINATES, FUNCTIONS, SCORE, SCORE_NODE, Type
 from orchard_jit.score.parser import truth
 from orchard_jit.score.spec import ArrayType, Spec, Stage, symbols_of
@@ -43,7 +42,8 @@ class ScoreMod:
 
     Types are int, float and bool. / gives a float; // and % take ints and round down, where x // 0 is 0 and
     x % 0 is x; an exponent is an integer literal; ints and floats mix, bools do not. min and max give NaN if
-    either is NaN. ints have 32 bits and wrap around; floats are float32, or float64 where the inputs are.
+    either is NaN. ints have 32 bits and wrap around; floats are float32. Where the inputs are float64, so are
+    floats, and ints have 64 bits.
 
     An index outside of its tensor, a negative one too, reads the nearest element inside. Both sides of a
     condition are evaluated.
@@ -155,22 +155,12 @@ _Kind = tuple[str, int] | Type
 """Of a tensor, dtype and rank; of a number, its type."""
 
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
-
-
-def _constant_to_dynamo(function: _Function) -> _Function:
-    """`torch.compiler.assume_constant_result`, which would import Dynamo, and that takes a second."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-# Who traces a call to compile it keeps the results of these two, and does not look inside.
-@_constant_to_dynamo
+@dynamo.constant
 def _compose(first: str, second: str) -> str:
     return _composed(first, second)
 
 
-@_constant_to_dynamo
+@dynamo.constant
 def _compile(
     score: str, mask: str | None, derivative: str | None, kinds: tuple[tuple[str, _Kind], ...]
 ) -> tuple[str, tuple[str, ...]]:

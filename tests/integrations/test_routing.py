@@ -133,6 +133,23 @@ class TestWhatIsRouted:
         with routed(strict=True), torch.autocast("cpu", torch.bfloat16):
             assert F.scaled_dot_product_attention(q, k, v).dtype == torch.bfloat16
 
+    def test_autocast_of_inputs_that_differ(self, routed):
+        q, k, v = inputs()
+        with routed(strict=True), torch.autocast("cpu", torch.bfloat16):
+            assert F.scaled_dot_product_attention(q, k, v.bfloat16()).dtype == torch.bfloat16
+        assert all("bf16" in name for name in orchard_jit.report().variants)
+
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*jit.trace:DeprecationWarning")
+    def test_a_trace_of_torchscript(self, routed):
+        def causal(q, k, v):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        tensors = [x.detach() for x in inputs()]
+        with routed(strict=True):
+            trace = torch.jit.trace(causal, tensors)
+        assert "orchard_jit::forward" in str(trace.graph)
+        torch.testing.assert_close(trace(*tensors), causal(*tensors), **CLOSE)
+
     def test_below_transforms(self, routed):
         q, k, v = inputs()
 
@@ -195,6 +212,12 @@ class TestWhatPyTorchKeeps:
     def test_wide_heads(self, routed):
         wide = torch.randn(1, 1, 3, 600)
         assert "1 to 512" in self.fallback(routed, wide, wide, wide)
+
+    def test_tensors_without_data(self, routed):
+        q = torch.empty(1, 2, 3, DIM, device="meta")
+        with routed():
+            assert F.scaled_dot_product_attention(q, q, q).shape == q.shape
+        assert "is on meta" in next(iter(orchard_jit.report().fallbacks))
 
     def test_what_sdpa_kernel_asks_for(self, routed):
         """PyTorch's math has a double backward."""

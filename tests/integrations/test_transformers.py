@@ -18,8 +18,10 @@ from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 from transformers import masking_utils  # noqa: E402
 
 import orchard_jit  # noqa: E402
+from orchard_jit import call  # noqa: E402
 from orchard_jit.integrations import transformers as ours  # noqa: E402
 from orchard_jit.integrations import transformers_masks as masks  # noqa: E402
+from orchard_jit.integrations.report import LEDGER  # noqa: E402
 
 BATCH, LENGTH, VOCABULARY, WINDOW = 2, 13, 40, 5
 # Weights large enough for attention to matter.
@@ -215,6 +217,21 @@ def test_gradient_checkpointing(reentrant):
     assert_trains_alike(theirs, mine, inputs, steps=2)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
+def test_autocast(compiled):
+    """Rotary embeddings make queries and keys float32 again, beside values in bfloat16."""
+    theirs, mine, inputs = pair("Llama")
+    if compiled:
+        torch._dynamo.reset()
+        mine.compile(backend="aot_eager", fullgraph=True)
+    orchard_jit.report(reset=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, actual = (model(**inputs).loss for model in (theirs, mine))
+    torch.testing.assert_close(actual, expected, rtol=1e-2, atol=1e-2)
+    actual.backward()
+    assert compiled or all("bf16" in name for name in orchard_jit.report().variants)
+
+
 @pytest.mark.usefixtures("compiler_of_inductor")
 @pytest.mark.parametrize(
     "name, backend",
@@ -261,6 +278,27 @@ class TestReport:
             mine(**inputs)
         (name,) = orchard_jit.report().variants
         assert "forward" in name
+
+    def test_a_compiled_model_is_noted_as_it_is_traced(self):
+        _, mine, inputs = pair("Llama")
+        torch._dynamo.reset()
+        compiled = torch.compile(mine, backend="aot_eager", fullgraph=True)
+        for _ in range(2):
+            compiled(**inputs)
+        report = orchard_jit.report()
+        assert (report.calls, report.traced) == (0, {"transformers: cpu float32 mask": None})
+
+    def test_calls_that_are_alike_are_planned_once(self, monkeypatch):
+        plans = []
+        monkeypatch.setattr(call, "plan", lambda *given, plan=call.plan: plans.append(given) or plan(*given))
+        monkeypatch.setattr(LEDGER, "_plans", {})
+        _, mine, inputs = pair("Llama")
+        losses(mine, inputs, steps=2)
+        assert len(plans) == 1
+        with torch.autocast("cpu", torch.bfloat16):
+            mine(**inputs)
+        assert len(plans) == 2
+        assert orchard_jit.report().calls == 6
 
     def test_packed_sequences(self):
         _, mine, inputs = pair("Qwen3, grouped heads")
@@ -372,7 +410,7 @@ class TestMasks:
         out, _ = ours.attention(torch.nn.Module(), q, q, q, mask)
         torch.testing.assert_close(out.transpose(1, 2), wanted, rtol=1e-5, atol=1e-5)
 
-    def test_another_release_that_means_something_else(self, monkeypatch):
+    def test_another_release_that_means_something_else_or_has_it_no_more(self, monkeypatch):
         def overlay(sliding_window):
             def inner_mask(batch_idx, head_idx, q_idx, kv_idx):
                 return kv_idx >= q_idx - sliding_window
@@ -382,9 +420,29 @@ class TestMasks:
             return inner_mask
 
         monkeypatch.setattr(masking_utils, "sliding_window_overlay", overlay)
+        monkeypatch.delattr(masking_utils, "packed_sequence_mask_function")
         monkeypatch.setattr(masks, "_READERS", dict(masks._READERS))
         masks._check_readers()
-        assert not masks._READERS
+        assert [name.partition(".")[0] for name in masks._READERS] == [
+            "and_masks",
+            "sliding_window_bidirectional_overlay",
+        ]
+
+    def test_of_this_release_all_are_read(self):
+        """Else the kernels would read masks that they could go without."""
+        assert masks._READERS.keys() == masks._SAMPLES.keys()
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
+def test_a_model_with_attention_of_its_own_is_refused(compiled):
+    """It would add a boolean mask to its scores, or go without."""
+    config = hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=2)
+    model = hf.BloomForCausalLM._from_config(config, attn_implementation="orchard_jit")
+    if compiled:
+        torch._dynamo.reset()
+        model.compile(backend="eager")
+    with pytest.raises(Exception, match="BloomModel has an attention of its own"):
+        model(input_ids=torch.ones(1, 3, dtype=torch.int64))
 
 
 def test_what_is_not_served_is_refused():

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from orchard_jit import dynamo
 from orchard_jit.attention import flash_attention
 from orchard_jit.integrations.flex.blocks import restricted
-from orchard_jit.integrations.flex.operators import TRUE
+from orchard_jit.integrations.flex.nodes import TRUE
 from orchard_jit.integrations.flex.tracing import Tracer
 from orchard_jit.integrations.flex.translation import options
 from orchard_jit.score.expression import SCORE_NODE
@@ -70,7 +71,7 @@ def flex_attention(
     return (out, lse) if return_lse else out
 
 
-@torch.compiler.disable  # Dynamo, which this imports, as create_block_mask does, cannot trace what traces
+@dynamo.left_out("orchard_jit: Dynamo cannot trace what traces")
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,

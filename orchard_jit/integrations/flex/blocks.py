@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from orchard_jit.integrations.flex.operators import TRUE, conjunction, disjunction, number
-from orchard_jit.integrations.flex.tracing import Arrays
+from orchard_jit.integrations.flex.arrays import Arrays
+from orchard_jit.integrations.flex.nodes import TRUE, conjunction, disjunction, number
 from orchard_jit.score.expression import Node
 
 if TYPE_CHECKING:

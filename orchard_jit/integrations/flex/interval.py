@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Mapping
 from itertools import product
 
-from orchard_jit.integrations.flex.operators import constant
+from orchard_jit.integrations.flex.nodes import constant
 from orchard_jit.score.expression import Node
 
 _LARGEST = 2**31 - 1

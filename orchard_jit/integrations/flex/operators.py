@@ -1,7 +1,7 @@
 """PyTorch's operators on scalars, in the language of score expressions.
 
 Types are its int, float and bool: a float is what the kernel computes in, whatever PyTorch would round it to
-on the way. A "number" may be anything here, negative, infinite or a bool.
+on the way.
 """
 
 from __future__ import annotations
@@ -11,106 +11,26 @@ from collections.abc import Callable
 
 import torch
 
-from orchard_jit.score.expression import Node, Type, real
-from orchard_jit.score.parser import MAX_EXPONENT
-
-ACCEPTED = (
-    "+ - * / // % **, comparisons, & | ^ ~ of bools, torch.where, masked_fill, abs, minimum, maximum, clamp, "
-    "relu, sign, floor, ceil, exp, exp2, log, log2, sqrt, rsqrt, tanh, sigmoid, silu, sin, cos, casts, and "
-    "tensors indexed by b, h, q_idx, kv_idx and what is computed of them"
+from orchard_jit.integrations.flex.nodes import (
+    alike,
+    arithmetic,
+    compare,
+    conjunction,
+    constant,
+    counted,
+    disjunction,
+    negation,
+    number,
+    select,
 )
-
-
-class Refusal(Exception):  # noqa: N818  # it becomes an error where the place in the user's code is known
-    """An operation that no score expression can have, and why."""
-
-
-def number(value: bool | int | float) -> Node:
-    """A constant."""
-    kinds: dict[type, Type] = {bool: "bool", int: "int", float: "float"}
-    return Node("number", kinds[type(value)], (), value)
-
-
-TRUE, FALSE = number(True), number(False)
-
-
-def constant(node: Node) -> bool | int | float:
-    """The value of a number."""
-    assert not isinstance(node.value, str)
-    return node.value
-
-
-def select(condition: Node, one: Node, other: Node) -> Node:
-    """Either side."""
-    if condition.type != "bool":
-        raise Refusal("a condition must be a bool, as a comparison is")
-    if condition.operator == "number":
-        return one if condition.value else other
-    one, other = _alike(one, other)
-    return Node("select", one.type, (condition, one, other))
-
-
-def conjunction(a: Node, b: Node) -> Node:
-    """Both."""
-    if a.operator == "number":
-        return b if a.value else FALSE
-    if b.operator == "number":
-        return a if b.value else FALSE
-    return Node("conjunction", "bool", (a, b))
-
-
-def disjunction(a: Node, b: Node) -> Node:
-    """Either."""
-    if a.operator == "number":
-        return TRUE if a.value else b
-    if b.operator == "number":
-        return TRUE if b.value else a
-    return Node("disjunction", "bool", (a, b))
-
-
-def negation(a: Node) -> Node:
-    """Not. Of integers, another comparison; of floats, none that is true where there is NaN."""
-    if a.operator == "number":
-        return number(not a.value)
-    if a.operator in ("less", "less_equal") and a.operands[0].type == "int":
-        return Node("less" if a.operator == "less_equal" else "less_equal", "bool", a.operands[::-1])
-    return Node("negation", "bool", (a,))
-
-
-_OF_BOOLS = {"add": disjunction, "max": disjunction, "multiply": conjunction, "min": conjunction}
-
-
-def arithmetic(operator: str, a: Node, b: Node) -> Node:
-    """Of ints or floats, or of bools as PyTorch has it; among others a bool counts as 0 or 1."""
-    if a.type == b.type == "bool":
-        if operator not in _OF_BOOLS:
-            raise Refusal(f"{operator} is not accepted of bools")
-        return _OF_BOOLS[operator](a, b)
-    a, b = _alike(_counted(a), _counted(b))
-    return Node(operator, a.type, (a, b))
-
-
-def compare(operator: str, a: Node, b: Node) -> Node:
-    """As `arithmetic`, and bools are equal or not."""
-    if not (a.type == b.type == "bool" and operator in ("equal", "not_equal")):
-        a, b = _counted(a), _counted(b)
-    return Node(operator, "bool", _alike(a, b))
-
-
-def _counted(a: Node) -> Node:
-    return select(a, number(1), number(0)) if a.type == "bool" else a
-
-
-def _alike(a: Node, b: Node) -> tuple[Node, Node]:
-    if a.type == b.type:
-        return a, b
-    a, b = _counted(a), _counted(b)
-    return (a, b) if a.type == b.type else (real(a), real(b))
+from orchard_jit.integrations.flex.refusal import Refusal
+from orchard_jit.score.expression import Node, real
+from orchard_jit.score.parser import MAX_EXPONENT
 
 
 def _float(a: Node) -> Node:
     """A float to compute with from here on; in `real(a) + real(b)` the ints would be added first."""
-    a = _counted(a)
+    a = counted(a)
     if a.type == "float" or a.operator == "number":
         return real(a)
     return Node("multiply", "float", (real(a), number(1.0)))
@@ -121,11 +41,11 @@ def _truth(a: Node) -> Node:
 
 
 def _function(name: str) -> Callable[[Node], Node]:
-    return lambda a: Node(name, "float", (real(_counted(a)),))
+    return lambda a: Node(name, "float", (real(counted(a)),))
 
 
 def _inverse(a: Node) -> Node:
-    return Node("divide", "float", (number(1.0), real(_counted(a))))
+    return Node("divide", "float", (number(1.0), real(counted(a))))
 
 
 def _negative(a: Node) -> Node:
@@ -147,16 +67,16 @@ def _div(a: Node, b: Node, rounding_mode: str | None = None) -> Node:
         return _floor_divide(a, b)
     if rounding_mode is not None:
         raise Refusal(f"a division with rounding_mode={rounding_mode!r} is not accepted, only 'floor' is")
-    return Node("divide", "float", (real(_counted(a)), real(_counted(b))))
+    return Node("divide", "float", (real(counted(a)), real(counted(b))))
 
 
 def _floor_divide(a: Node, b: Node) -> Node:
-    a, b = _alike(_counted(a), _counted(b))
+    a, b = alike(counted(a), counted(b))
     return Node("floor_divide", "int", (a, b)) if a.type == "int" else _floor(_div(a, b))
 
 
 def _remainder(a: Node, b: Node) -> Node:
-    a, b = _alike(_counted(a), _counted(b))
+    a, b = alike(counted(a), counted(b))
     if a.type == "int":
         return Node("modulo", "int", (a, b))
     return arithmetic("subtract", a, arithmetic("multiply", _floor_divide(a, b), b))
@@ -164,7 +84,7 @@ def _remainder(a: Node, b: Node) -> Node:
 
 def _pow(base: Node, exponent: Node) -> Node:
     if exponent.operator == "number":
-        power = _with_exponent(_counted(base), constant(exponent))
+        power = _with_exponent(counted(base), constant(exponent))
         if power is not None:
             return power if exponent.type == "int" else _float(power)
     elif base.operator == "number" and constant(base) > 0 and "float" in (base.type, exponent.type):
@@ -248,7 +168,7 @@ def _cast(a: Node, dtype: torch.dtype | None = None, **_: object) -> Node:
         raise Refusal(f"a cast to {dtype} is not accepted; those to bool, int32, int64 and floats are")
     if a.type == "float":
         raise Refusal("a float cannot become an integer here; // and % of integers give integers")
-    return _counted(a)
+    return counted(a)
 
 
 def _detach(a: Node) -> Node:

@@ -6,65 +6,22 @@ input of the kernels; they are not compiled again for other values.
 
 from __future__ import annotations
 
-import linecache
-import os
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import orchard_jit
+from orchard_jit.integrations.flex.arrays import Arrays
 from orchard_jit.integrations.flex.interval import check_index
-from orchard_jit.integrations.flex.operators import (
-    ACCEPTED,
-    OPERATORS,
-    Refusal,
-    arithmetic,
-    constant,
-    number,
-    select,
-)
+from orchard_jit.integrations.flex.nodes import arithmetic, constant, number, select
+from orchard_jit.integrations.flex.operators import OPERATORS
+from orchard_jit.integrations.flex.refusal import Refusal, explained
 from orchard_jit.score.expression import SCORE_NODE, Node
-from orchard_jit.score.spec import ARRAY_TYPES, MAX_RANK
 
-_NOT_THE_USERS = tuple(str(Path(package.__path__[0])) + os.sep for package in (torch, orchard_jit))
 _FACTORIES = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
 _VALUE_READERS = ("_local_scalar_dense", "is_nonzero", "equal", "item")
-
-
-class Arrays:
-    """The tensors that expressions index, by position.
-
-    Attributes:
-        tensors: Each once.
-        learned: Where those that require a gradient are indexed.
-
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.tensors: list[torch.Tensor] = []
-        self.learned: dict[int, str] = {}
-
-    def element(self, tensor: torch.Tensor, indices: tuple[Node, ...], *, is_learned: bool = False) -> Node:
-        """One of its elements."""
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if dtype not in ARRAY_TYPES:
-            raise Refusal(f"a tensor must be {', '.join(ARRAY_TYPES)}, not {dtype}")
-        if len(indices) > MAX_RANK:
-            raise Refusal(f"a tensor must have up to {MAX_RANK} dimensions, not {len(indices)}")
-        if tensor.device != self._device:
-            raise Refusal(f"a tensor is on {tensor.device}, the inputs are on {self._device}")
-        position = next((i for i, known in enumerate(self.tensors) if known is tensor), len(self.tensors))
-        if position == len(self.tensors):
-            self.tensors.append(tensor)
-        if is_learned and torch.is_grad_enabled():
-            self.learned.setdefault(position, _place())
-        return Node("element", ARRAY_TYPES[dtype], indices, position)
 
 
 class StandIn(torch.Tensor):
@@ -233,7 +190,7 @@ class _Indexing(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__getitem__ and _has_stand_in(args):
-            return _explained(self._name, self._tracer.index, *args)
+            return explained(self._name, self._tracer.index, *args)
         return func(*args, **(kwargs or {}))
 
 
@@ -246,7 +203,7 @@ class _Dispatch(TorchDispatchMode):
         self._has_gradients = torch.is_grad_enabled()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _explained(self._name, self._run, func, args, kwargs or {})
+        return explained(self._name, self._run, func, args, kwargs or {})
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = func.overloadpacket.__name__
@@ -271,23 +228,3 @@ def _has_stand_in(args: Any) -> bool:
 
 def _named(kind: str, function: Callable[..., object]) -> str:
     return f"{kind} {getattr(function, '__qualname__', None) or repr(function)}"
-
-
-def _explained(name: str, function: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return function(*args)
-    except IndexError as error:
-        raise IndexError(f"flex_attention: {name}: {error}\n    {_place()}") from None
-    except Refusal as refusal:
-        raise NotImplementedError(
-            f"flex_attention: {name} cannot be compiled: {refusal}\n    {_place()}\nAccepted: {ACCEPTED}"
-        ) from None
-
-
-def _place() -> str:
-    """The line of the user's that is running."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
-        frame = frame.f_back
-    file, line = frame.f_code.co_filename, frame.f_lineno
-    return f"{file}:{line}: {linecache.getline(file, line).strip()}"

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from orchard_jit.integrations.flex.operators import FALSE, TRUE, conjunction, constant, negation, number
-from orchard_jit.integrations.flex.tracing import Arrays
+from orchard_jit.integrations.flex.arrays import Arrays
+from orchard_jit.integrations.flex.nodes import FALSE, TRUE, conjunction, constant, negation, number
 from orchard_jit.options import Options
 from orchard_jit.score import ScoreMod
 from orchard_jit.score.expression import Node, text_of
