@@ -110,6 +110,10 @@ def _require_slopes(slopes: torch.Tensor, batch: int, heads: int) -> None:
             f"alibi_slopes must be (heads), here ({heads},), or (batch, heads), here ({batch}, {heads}), "
             f"got {_shape(slopes)}"
         )
+    if slopes.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(
+            "alibi_slopes requires a gradient, which kernels don't give; detach it, or pass what it adds as a bias"
+        )
 
 
 def _plane(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@
 namespace orchard {
 
 /// With more, it is the keys' memory that takes the time.
-constexpr int kMostFew = kLanes / 4;
+constexpr int kMostFew = max(kLanes / 4, 1);
 
 /// Whether the head dims are whole vectors.
 constexpr bool kFewRows = steps(kHeadDim) % kLanes == 0 && kHeadDimV % kLanes == 0;
