@@ -112,7 +112,8 @@ def _require_slopes(slopes: torch.Tensor, batch: int, heads: int) -> None:
         )
     if slopes.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(
-            "alibi_slopes requires a gradient, which kernels don't give; detach it, or pass what it adds as a bias"
+            "alibi_slopes requires a gradient, which kernels don't give; "
+            "detach it, or pass what it adds as a bias"
         )
 
 
