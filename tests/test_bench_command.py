@@ -150,7 +150,8 @@ def test_a_process_that_fails_says_why(monkeypatch):
 
 
 def test_the_cost_of_clones_is_reckoned_in_pytorchs_time():
-    direct, cloned = Pair(1.0, 3.0, 3.0, 3.0), Pair(2.2, 6.0, 6.0 / 2.2, 6.0 / 2.2)  # at half the speed
+    direct = Pair(ours=1.0, theirs=3.0, fastest=1.0, ratio=3.0, ratio_of_minima=3.0)
+    cloned = Pair(2.2, 6.0, 2.2, 6.0 / 2.2, 6.0 / 2.2)  # at half the speed
     assert clones.cost(direct, cloned) == pytest.approx(0.1)
 
 

@@ -42,7 +42,7 @@ _TIMES = f"{'ours':>10} {'PyTorch':>10} {'ratio':>6} {'best':>6} {'peak':>5}"
 _MPS_TIMES = f" {'CPU':>6} {'clone':>7}"
 _LEGEND = """
 ratio, best  PyTorch's time divided by ours: median of the rounds, fastest rounds
-peak         share of what the machine can compute at all, counting visible keys alone"""
+peak         share of what the machine can compute at all, in our fastest round; only visible keys count"""
 _MPS_LEGEND = """
 CPU          PyTorch's time on the CPU divided by ours; Orchard's README promises 3 to 5, backward 2 to 3
 clone        time that ORCHARD_STORAGE=clone adds; Orchard's README promises 0.5 to 1 %"""
@@ -220,7 +220,7 @@ class Bench:
         peak = self.peaks.get((call.dtype, call.threads))
         return Measurement(
             pair,
-            None if peak is None else call.flops(name) / pair.ours / peak.flops,
+            None if peak is None else call.flops(name) / pair.fastest / peak.flops,
             call.against_pytorch(name, self._rounds, "cpu") if self._on_mps else None,
             clones.cost(pair, cloned[name]) if name in cloned else None,
         )
