@@ -42,7 +42,7 @@ _TIMES = f"{'ours':>10} {'PyTorch':>10} {'ratio':>6} {'best':>6} {'peak':>5}"
 _MPS_TIMES = f" {'CPU':>6} {'clone':>7}"
 _LEGEND = """
 ratio, best  PyTorch's time divided by ours: median of the rounds, fastest rounds
-peak         share of what the machine can compute at all, in our fastest round, counting visible keys"""
+peak         our fastest round's share of what the machine can compute, counting visible keys"""
 _MPS_LEGEND = """
 CPU          PyTorch's time on the CPU divided by ours; Orchard's README promises 3 to 5, backward 2 to 3
 clone        time that ORCHARD_STORAGE=clone adds; Orchard's README promises 0.5 to 1 %"""
