@@ -43,9 +43,10 @@ template <int dim, int split, bool wide, typename Pointer>
 METAL_FUNC Rows<Pointer, slice_of(dim, split), wide> head_of(Pointer tensor, constant OrchardStrides& strides,
                                                              Extent extent, int head, Position position) {
   constexpr int width = slice_of(dim, split);
-  const Pointer data = rows_of(tensor, strides, extent, head) + position.member * width;
-  const int columns = dim == width * split ? width : dim - position.member * width;
-  return Rows<Pointer, width, wide>{data, strides.row, extent.length, columns, position.place};
+  const int first = split == 1 ? 0 : position.member * width;
+  const int columns = dim == width * split ? width : dim - first;
+  const Pointer data = rows_of(tensor, strides, extent, head);
+  return Rows<Pointer, width, wide>{data, strides.row, extent.length, first, columns, position.place};
 }
 
 /// Where the lane's first element of a tile of scores lies. Rows are queries and columns are keys, or,

@@ -50,7 +50,8 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
     """Translates a file. Function constants need values here: PTX is compiled with them.
 
     Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in order of
-    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. A thread takes
+    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. In the place of
+    a pointer to constant memory that is read at fixed offsets stand the bytes themselves. A thread takes
     `registers` at most.
     """
     if mode not in (*MODES, REGISTERS):
@@ -67,7 +68,7 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
         module, out = Path(work) / "module.ll", Path(work) / "module.ptx"
         module.write_text(_inlined(_constant_memory_to_device_memory(text)))
         clang.run("clang", [*target, "-x", "ir", "-O2", "-w", "-S", str(module), "-o", str(out)])
-        ptx = out.read_text()
+        ptx = _by_value(out.read_text(), source)
     absent = sorted(set(re.findall(r"msl_no_instruction_(\w+)", ptx)))
     if absent:
         raise MetalCompileError(
@@ -107,6 +108,43 @@ def _resources(match: re.Match[str]) -> Resources:
 def _inlined(text: str) -> str:
     """Make the entry the kernel itself. A called one spills more, and ptxas counts it under another name."""
     return re.sub(r"^(define (?!.*ptx_kernel).*?) (#\d+)", r"\1 alwaysinline \2", text, flags=re.M)
+
+
+_READ = r"ld\.global(?:\.nc)?((?:\.v(?P<count>\d))?\.\w(?P<bits>\d+) *\t[^\n]*, )\[{}(?P<offset>(?:\+\d+)?)\];"
+
+
+def _by_value(ptx: str, source: PreparedSource) -> str:
+    """Constant memory becomes parameters, which an instruction reads where it needs them. Apple's GPUs preload it
+    into registers that a simdgroup shares; read from device memory, it would take some of every thread."""
+    for kernel in source.kernels:
+        begin = re.search(rf"\.entry {kernel.name}\(", ptx)
+        if begin is None:
+            continue
+        end = ptx.find(".entry", begin.end())
+        body = ptx[begin.start() : end if end > 0 else len(ptx)]
+        buffers = sorted((p.index, p.is_constant) for p in kernel.parameters if p.attribute == "buffer")
+        for number, (_, is_constant) in enumerate(buffers):
+            if is_constant:
+                ptx = ptx.replace(body, body := _with_value(body, f"{kernel.name}_param_{number}"))
+    return ptx
+
+
+def _with_value(body: str, parameter: str) -> str:
+    """The entry with the parameter's bytes for its address; as it is, if it does more than read them."""
+    size = 0
+    result = body
+    for register in re.findall(rf"ld\.param\.b64 \t(%rd\d+), \[{parameter}\];", body):
+        read = re.compile(_READ.format(register))
+        found = list(read.finditer(body))
+        if len(re.findall(rf"{register}\b", body)) != len(found) + 1:
+            return body
+        ends = [int(m["offset"] or 0) + int(m["count"] or 1) * int(m["bits"]) // 8 for m in found]
+        size = max(size, *ends, 1)
+        result = read.sub(rf"ld.param\1[{parameter}\g<offset>];", result)
+        result = result.replace(f"\tld.param.b64 \t{register}, [{parameter}];\n", "")
+    if not size:
+        return body
+    return re.sub(rf"\.param [^\n]*\b{parameter}\b(?=,?\n)", f".param .align 16 .b8 {parameter}[{size}]", result)
 
 
 def _limited(ptx: str, registers: int) -> str:
