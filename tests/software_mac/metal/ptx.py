@@ -3,7 +3,7 @@
 A simdgroup is a warp. The 8x8 matrix product has two translations that compute it: "exact" (shuffles and
 float multiply-adds) and "tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows
 the rest of a kernel. Both take registers of their own. A third one, "registers", takes those that the product
-has on Apple's GPUs and computes nothing: with it, ptxas says how many registers the kernel needs.
+and constant memory have on Apple's GPUs, and computes nothing: with it, ptxas says how many registers the kernel needs.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
     """Translates a file. Function constants need values here: PTX is compiled with them.
 
     Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in order of
-    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. In the place of
-    a pointer to constant memory that is read at fixed offsets stand the bytes themselves. A thread takes
+    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. A thread takes
     `registers` at most.
     """
     if mode not in (*MODES, REGISTERS):
@@ -68,7 +67,7 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
         module, out = Path(work) / "module.ll", Path(work) / "module.ptx"
         module.write_text(_inlined(_constant_memory_to_device_memory(text)))
         clang.run("clang", [*target, "-x", "ir", "-O2", "-w", "-S", str(module), "-o", str(out)])
-        ptx = _by_value(out.read_text(), source)
+        ptx = out.read_text() if mode != REGISTERS else _by_value(out.read_text(), source)
     absent = sorted(set(re.findall(r"msl_no_instruction_(\w+)", ptx)))
     if absent:
         raise MetalCompileError(
@@ -114,8 +113,8 @@ _READ = r"ld\.global(?:\.nc)?((?:\.v(?P<count>\d))?\.\w(?P<bits>\d+) *\t[^\n]*, 
 
 
 def _by_value(ptx: str, source: PreparedSource) -> str:
-    """Constant memory becomes parameters, which an instruction reads where it needs them. Apple's GPUs preload it
-    into registers that a simdgroup shares; read from device memory, it would take some of every thread."""
+    """Constant memory that is read at fixed offsets becomes parameters, of which an instruction reads what it needs.
+    Apple's GPUs keep it in registers of a simdgroup; read from device memory it would take some of each thread."""
     for kernel in source.kernels:
         begin = re.search(rf"\.entry {kernel.name}\(", ptx)
         if begin is None:
