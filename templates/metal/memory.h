@@ -79,7 +79,7 @@ template <int n, typename T, int width, bool wide>
 METAL_FUNC Chunk<T, n> load_chunk(const thread Rows<const device T*, width, wide>& rows, int i, int r, int start,
                                   int offset, int end) {
   constexpr int bytes = n * int(sizeof(T));
-  const device T* source = rows.at(min(8 * i + r, max(rows.count - 1, 0)), start, offset);
+  const device T* source = rows.at(8 * i + min(r, max(rows.count - 1, 0) - 8 * i), start, offset);
   const int column = start + offset;
   Chunk<T, n> chunk;
   if (end > rows.columns) {
