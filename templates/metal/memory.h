@@ -25,12 +25,12 @@ struct Rows {
   /// and 32 bits hold the offsets inside a block; unsigned, so that a compiler adds nothing to them in 64 bits.
   METAL_FUNC Pointer at(int row, int start, int offset) const {
     if constexpr (wide) return data + (uint(row) * uint(stride) + uint(first + offset)) + start;
-    return data + (row * stride + (first + offset)) + start;
+    return data + (uint(row) * stride + uint(first + offset)) + start;
   }
 
   /// The rows from i on; a row that exists even where i does not.
   METAL_FUNC Rows from(int i) const {
-    return Rows{data + min(i, count - 1) * stride, stride, count - i, first, columns, place};
+    return Rows{data + uint(min(i, count - 1)) * stride, stride, count - i, first, columns, place};
   }
 };
 
