@@ -28,9 +28,13 @@ struct Rows {
     return data + (uint(row) * stride + uint(first + offset)) + start;
   }
 
-  /// The rows from i on; a row that exists even where i does not.
+  /// The rows from i on, to read: a row that exists even where i does not.
   METAL_FUNC Rows from(int i) const {
     return Rows{data + uint(min(i, count - 1)) * stride, stride, count - i, first, columns, place};
+  }
+  /// To write, which leaves out what does not exist. Nothing here is known from reading, and kept through a loop.
+  METAL_FUNC Rows to(int i) const {
+    return Rows{data + uint(i) * stride, stride, count - i, first, columns, place};
   }
 };
 
@@ -79,7 +83,7 @@ template <int n, typename T, int width, bool wide>
 METAL_FUNC Chunk<T, n> load_chunk(const thread Rows<const device T*, width, wide>& rows, int i, int r, int start,
                                   int offset, int end) {
   constexpr int bytes = n * int(sizeof(T));
-  const device T* source = rows.at(8 * i + min(r, max(rows.count - 1, 0) - 8 * i), start, offset);
+  const device T* source = rows.at(min(8 * i + r, max(rows.count - 1, 0)), start, offset);
   const int column = start + offset;
   Chunk<T, n> chunk;
   if (end > rows.columns) {
