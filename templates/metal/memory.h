@@ -30,11 +30,11 @@ struct Rows {
 
   /// The rows from i on, to read: a row that exists even where i does not.
   METAL_FUNC Rows from(int i) const {
-    return Rows{data + uint(min(i, count - 1)) * stride, stride, count - i, first, columns, place};
+    return Rows{data + min(i, count - 1) * stride, stride, count - i, first, columns, place};
   }
   /// To write, which leaves out what does not exist. Nothing here is known from reading, and kept through a loop.
   METAL_FUNC Rows to(int i) const {
-    return Rows{data + uint(i) * stride, stride, count - i, first, columns, place};
+    return Rows{data + i * stride, stride, count - i, first, columns, place};
   }
 };
 

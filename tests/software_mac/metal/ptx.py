@@ -25,6 +25,7 @@ from .tables import parameters
 
 MODES = ("exact", "tensor")
 REGISTERS = "registers"
+_REGISTERS_OF_MULTIPROCESSOR = 64 * 1024
 _RESOURCES = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
     r"(?P<stores>\d+) bytes spill stores, "
@@ -51,7 +52,7 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
 
     Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in order of
     index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. A thread takes
-    `registers` at most.
+    `registers` at most, and no more than let a multiprocessor run two threadgroups.
     """
     if mode not in (*MODES, REGISTERS):
         raise ValueError(f"mode is '{mode}'; there are {', '.join(MODES)} and {REGISTERS}")
@@ -73,7 +74,7 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
         raise MetalCompileError(
             [Diagnostic("error", str(path), 1, f"PTX has no instruction for {', '.join(absent)}")]
         )
-    return ptx if registers is None else _limited(ptx, registers)
+    return ptx if registers is None else _limited(ptx, source, registers)
 
 
 def resources(ptx: str, architecture: str = "sm_90") -> dict[str, Resources] | None:
@@ -146,8 +147,11 @@ def _with_value(body: str, parameter: str) -> str:
     return re.sub(rf"\.param [^\n]*\b{parameter}\b(?=,?\n)", f".param .align 16 .b8 {parameter}[{size}]", result)
 
 
-def _limited(ptx: str, registers: int) -> str:
-    return re.sub(r"\.entry \w+\([^)]*\)", rf"\g<0>\n.maxnreg {registers}", ptx)
+def _limited(ptx: str, source: PreparedSource, registers: int) -> str:
+    for kernel in source.kernels:
+        most = min(registers, _REGISTERS_OF_MULTIPROCESSOR // (2 * kernel.max_threads))
+        ptx = re.sub(rf"\.entry {kernel.name}\([^)]*\)", rf"\g<0>\n.maxnreg {most}", ptx)
+    return ptx
 
 
 def _entries(source: PreparedSource) -> str:
