@@ -3,7 +3,7 @@
 A simdgroup is a warp. The 8x8 matrix product has two translations that compute it: "exact" (shuffles and
 float multiply-adds) and "tensor" (tensor cores). The one has the numerics of the CPU engine; the other shows
 the rest of a kernel. Both take registers of their own. A third one, "registers", takes those that the product
-and constant memory have on Apple's GPUs, and computes nothing: with it, ptxas says how many registers the kernel needs.
+has on Apple's GPUs and computes nothing: with it, ptxas says how many registers the kernel needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from . import clang
 from .compiler import front_end
 from .diagnostics import Diagnostic, MetalCompileError
-from .signatures import Kernel
+from .signatures import MAX_THREADS, Kernel
 from .source import PreparedSource, prepare
 from .tables import parameters
 
@@ -51,8 +51,9 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
     """Translates a file. Function constants need values here: PTX is compiled with them.
 
     Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in order of
-    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. A thread takes
-    `registers` at most, and no more than let a multiprocessor run two threadgroups.
+    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. In the place of
+    a pointer to constant memory may stand the bytes themselves. A thread takes `registers` at most, and, of a
+    kernel that says how many threads it has, no more than let a multiprocessor run two threadgroups.
     """
     if mode not in (*MODES, REGISTERS):
         raise ValueError(f"mode is '{mode}'; there are {', '.join(MODES)} and {REGISTERS}")
@@ -68,7 +69,7 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
         module, out = Path(work) / "module.ll", Path(work) / "module.ptx"
         module.write_text(_inlined(_constant_memory_to_device_memory(text)))
         clang.run("clang", [*target, "-x", "ir", "-O2", "-w", "-S", str(module), "-o", str(out)])
-        ptx = out.read_text() if mode != REGISTERS else _by_value(out.read_text(), source)
+        ptx = out.read_text() if mode == "exact" else _by_value(out.read_text(), source)
     absent = sorted(set(re.findall(r"msl_no_instruction_(\w+)", ptx)))
     if absent:
         raise MetalCompileError(
@@ -110,12 +111,17 @@ def _inlined(text: str) -> str:
     return re.sub(r"^(define (?!.*ptx_kernel).*?) (#\d+)", r"\1 alwaysinline \2", text, flags=re.M)
 
 
-_READ = r"ld\.global(?:\.nc)?((?:\.v(?P<count>\d))?\.\w(?P<bits>\d+) *\t[^\n]*, )\[{}(?P<offset>(?:\+\d+)?)\];"
+_READ = (
+    r"ld\.global(?:\.nc)?((?:\.v(?P<count>\d))?\.\w(?P<bits>\d+) *\t[^\n]*, )\[{}(?P<offset>(?:\+\d+)?)\];"
+)
 
 
 def _by_value(ptx: str, source: PreparedSource) -> str:
-    """Constant memory that is read at fixed offsets becomes parameters, of which an instruction reads what it needs.
-    Apple's GPUs keep it in registers of a simdgroup; read from device memory it would take some of each thread."""
+    """Constant memory that is read at fixed offsets becomes parameters: an instruction reads what it needs of them.
+
+    Apple's GPUs keep it in registers of a simdgroup; read from device memory it would take some of each thread.
+    Not in the exact mode, whose shuffles ptxas then shares less, for reasons of its own.
+    """
     for kernel in source.kernels:
         begin = re.search(rf"\.entry {kernel.name}\(", ptx)
         if begin is None:
@@ -144,12 +150,16 @@ def _with_value(body: str, parameter: str) -> str:
         result = result.replace(f"\tld.param.b64 \t{register}, [{parameter}];\n", "")
     if not size:
         return body
-    return re.sub(rf"\.param [^\n]*\b{parameter}\b(?=,?\n)", f".param .align 16 .b8 {parameter}[{size}]", result)
+    return re.sub(
+        rf"\.param [^\n]*\b{parameter}\b(?=,?\n)", f".param .align 16 .b8 {parameter}[{size}]", result
+    )
 
 
 def _limited(ptx: str, source: PreparedSource, registers: int) -> str:
     for kernel in source.kernels:
-        most = min(registers, _REGISTERS_OF_MULTIPROCESSOR // (2 * kernel.max_threads))
+        most = registers
+        if kernel.max_threads < MAX_THREADS:
+            most = min(most, _REGISTERS_OF_MULTIPROCESSOR // (2 * kernel.max_threads))
         ptx = re.sub(rf"\.entry {kernel.name}\([^)]*\)", rf"\g<0>\n.maxnreg {most}", ptx)
     return ptx
 
