@@ -117,9 +117,9 @@ _READ = (
 
 
 def _by_value(ptx: str, source: PreparedSource) -> str:
-    """Constant memory that is read at fixed offsets becomes parameters: an instruction reads what it needs of them.
+    """Constant memory that is read at fixed offsets becomes parameters, to be read where they are needed.
 
-    Apple's GPUs keep it in registers of a simdgroup; read from device memory it would take some of each thread.
+    Apple's GPUs keep it in registers of a simdgroup. Read as device memory it would take some of each thread.
     Not in the exact mode, whose shuffles ptxas then shares less, for reasons of its own.
     """
     for kernel in source.kernels:
