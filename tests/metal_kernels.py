@@ -322,7 +322,7 @@ class Kernels:
         teams, padded = grouping.simdgroups // grouping.split, (self.variant.head_dim_v + 7) // 8 * 8
         heads_a_key = shape.heads // shape.kv_heads
         tiles = -(-heads_a_key * shape.query_length // grouping.rows)
-        shares = -(-96 // (call.batch * shape.kv_heads * tiles))
+        shares = 320 // (call.batch * shape.kv_heads * tiles)
         shares = max(1, min(shares, shape.key_length // (2 * grouping.columns * teams)))
         parts = call.batch * shape.heads * shape.query_length * shares * teams
         made = {

@@ -81,6 +81,9 @@ def test_the_engine_reports_the_predicted_threadgroup_memory(
         ("forward", "float16", 128),
         ("backward", "float16", 64),
         ("backward", "float16", 128),
+        ("backward", "float32", 64),
+        ("backward", "float32", 128),
+        ("decode", "float32", 128),
     ],
 )
 def test_128_registers_are_enough(kernel: str, dtype: str, head_dim: int, tmp_path: Path) -> None:

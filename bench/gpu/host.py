@@ -91,7 +91,7 @@ class Program:
         """Output and log-sum-exp in base 2, from parts of the keys; shares.h.j2 says how many."""
         how = self._kernels["decode"]
         tiles = -(-shape.heads // shape.kv_heads * shape.query_length // how["rows"])
-        wanted = -(-96 // (shape.batch * shape.kv_heads * tiles))
+        wanted = 320 // (shape.batch * shape.kv_heads * tiles)
         shares = max(1, min(wanted, shape.key_length // (2 * how["columns"] * how["teams"])))
         parts = shape.batch * shape.heads * shape.query_length * shares * how["teams"]
         out, lse = self._new(shape.queries), _unwritten(shape.queries[:3], np.float32)

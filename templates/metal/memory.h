@@ -15,24 +15,26 @@ struct Operand {
 /// Consecutive rows of a matrix, and of each the `width` columns that a simdgroup holds.
 template <typename Pointer, int width, bool wide>
 struct Rows {
-  Pointer data;  // row 0, column 0
+  Pointer data;  // row 0; the same in all simdgroups, as far as row 0 is
   long stride;
   int count;     // rows that exist. Others read as the last one: their results are hidden or not stored.
-  int columns;   // columns that exist. Others read as 0.
+  int first, columns;  // the simdgroup's first column, and how many of its exist. Others read as 0.
   Place place;
 
-  /// Row 8 i + r. The host chooses `wide` when rows begin on 16 bytes and 32 bits hold the offsets inside a block.
-  /// Clamping the row, and not its offset, leaves a compiler no product that it would keep in a register all through
-  /// a loop, for every row.
-  METAL_FUNC Pointer row(int i, int r) const {
-    const int existing = min(8 * i + r, max(count - 1, 0));
-    if constexpr (wide) return data + existing * int(stride);
-    return data + existing * stride;
+  /// Column `start` + `offset` of a row, where `start` is a constant. The host chooses `wide` when rows begin on 16 bytes
+  /// and 32 bits hold the offsets inside a block; unsigned, so that a compiler adds nothing to them in 64 bits.
+  METAL_FUNC Pointer at(int row, int start, int offset) const {
+    if constexpr (wide) return data + (uint(row) * uint(stride) + uint(first + offset)) + start;
+    return data + (uint(row) * stride + uint(first + offset)) + start;
   }
 
-  /// The rows from i on; a row that exists even where i does not.
+  /// The rows from i on, to read: a row that exists even where i does not.
   METAL_FUNC Rows from(int i) const {
-    return Rows{data + min(i, count - 1) * stride, stride, count - i, columns, place};
+    return Rows{data + min(i, count - 1) * stride, stride, count - i, first, columns, place};
+  }
+  /// To write, which leaves out what does not exist. Nothing here is known from reading, and kept through a loop.
+  METAL_FUNC Rows to(int i) const {
+    return Rows{data + i * stride, stride, count - i, first, columns, place};
   }
 };
 
@@ -76,12 +78,13 @@ METAL_FUNC uint pack(const thread Chunk<T, n>& chunk, int i) {
   }
 }
 
-/// Reads row 8 i + r from `column` on, a part of a chunk that ends at column `end`.
+/// Reads row 8 i + r from column `start` + `offset` on, a part of a chunk that ends at column `end`.
 template <int n, typename T, int width, bool wide>
-METAL_FUNC Chunk<T, n> load_chunk(const thread Rows<const device T*, width, wide>& rows, int i, int r, int column,
-                                  int end) {
+METAL_FUNC Chunk<T, n> load_chunk(const thread Rows<const device T*, width, wide>& rows, int i, int r, int start,
+                                  int offset, int end) {
   constexpr int bytes = n * int(sizeof(T));
-  const device T* source = rows.row(i, r) + column;
+  const device T* source = rows.at(min(8 * i + r, max(rows.count - 1, 0)), start, offset);
+  const int column = start + offset;
   Chunk<T, n> chunk;
   if (end > rows.columns) {
     UNROLL for (int e = 0; e < n; ++e) chunk.at[e] = column + e < rows.columns ? source[e] : T(0);
@@ -100,10 +103,11 @@ METAL_FUNC Chunk<T, n> load_chunk(const thread Rows<const device T*, width, wide
 }
 
 template <int n, typename T, int width, bool wide>
-METAL_FUNC void store_chunk(const thread Rows<device T*, width, wide>& rows, int i, int r, int column, int end,
-                            const thread Chunk<T, n>& chunk) {
+METAL_FUNC void store_chunk(const thread Rows<device T*, width, wide>& rows, int i, int r, int start, int offset,
+                            int end, const thread Chunk<T, n>& chunk) {
   constexpr int bytes = n * int(sizeof(T));
-  device T* target = rows.row(i, r) + column;
+  device T* target = rows.at(8 * i + r, start, offset);
+  const int column = start + offset;
   if (end > rows.columns) {
     UNROLL for (int e = 0; e < n; ++e) {
       if (column + e < rows.columns) target[e] = chunk.at[e];
@@ -125,10 +129,10 @@ struct LoadOperand {
   template <int n, typename T, typename A, int rows, int width, bool wide>
   METAL_FUNC static void run(int first, thread Operand<A, rows, width>& a,
                              const thread Rows<const device T*, width, wide>& source) {
-    const int column = 8 * first + n * source.place.column, end = 8 * (first + n);
+    const int start = 8 * first, offset = n * source.place.column, end = 8 * (first + n);
     UNROLL for (int i = 0; i < rows / 8; ++i) {
-      const Chunk<T, n> even = load_chunk<n>(source, i, source.place.row, column, end);
-      const Chunk<T, n> odd = load_chunk<n>(source, i, source.place.row, column + n, end);
+      const Chunk<T, n> even = load_chunk<n>(source, i, source.place.row, start, offset, end);
+      const Chunk<T, n> odd = load_chunk<n>(source, i, source.place.row, start + n, offset, end);
       UNROLL for (int f = 0; f < n; ++f) a.at[i][first + f] = pair_of<A>(even.at[f], odd.at[f]);
     }
   }
@@ -145,14 +149,14 @@ struct Store {
   template <int n, typename T, int rows, int width, bool wide>
   METAL_FUNC static void run(int first, const thread Rows<device T*, width, wide>& target,
                              const thread Tile<float, rows, width>& tile) {
-    const int column = 8 * first + n * target.place.column, end = 8 * (first + n);
+    const int start = 8 * first, offset = n * target.place.column, end = 8 * (first + n);
     UNROLL for (int i = 0; i < rows / 8; ++i) {
       Chunk<T, 2 * n> chunk;
       UNROLL for (int f = 0; f < n; ++f) {
         chunk.at[2 * f] = T(tile.at[i][first + f].x);
         chunk.at[2 * f + 1] = T(tile.at[i][first + f].y);
       }
-      if (8 * i + target.place.row < target.count) store_chunk(target, i, target.place.row, column, end, chunk);
+      if (8 * i + target.place.row < target.count) store_chunk(target, i, target.place.row, start, offset, end, chunk);
     }
   }
 };

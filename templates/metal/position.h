@@ -18,9 +18,9 @@ struct Block {
 METAL_FUNC Block in_turn(uint3 group) { return Block{int(group.x), int(group.y)}; }
 
 /// The first blocks of all heads come first, then the second ones. Where those have the most work, the last threadgroups
-/// to start are the shortest, and the GPU's cores finish together.
+/// to start are the shortest, and the GPU's cores finish together. There are fewer than 2^32: all have results in memory.
 METAL_FUNC Block across_heads(uint3 group, uint3 groups) {
-  const long place = long(group.y) * groups.x + group.x;
+  const uint place = group.y * groups.x + group.x;
   return Block{int(place / groups.y), int(place % groups.y)};
 }
 
@@ -30,9 +30,9 @@ METAL_FUNC Position position_of(int block, uint simdgroup, uint lane, int length
   static_assert(simdgroups % split == 0 && simdgroups <= 32, "whole teams, at most 1024 threads");
   constexpr int height = split == 1 ? rows : simdgroups / split * rows;
   const int group = block * (simdgroups / split * rows);
-  const int first = group + int(simdgroup) / split * rows;
+  const int first = group + int(simdgroup / split) * rows;
   const int from = split == 1 ? first : group;
-  return Position{first, first + rows - 1, from, min(from + height, length), int(simdgroup) % split, place_of(lane)};
+  return Position{first, first + rows - 1, from, min(from + height, length), int(simdgroup % split), place_of(lane)};
 }
 
 /// Columns that each of `split` simdgroups holds.
@@ -43,9 +43,10 @@ template <int dim, int split, bool wide, typename Pointer>
 METAL_FUNC Rows<Pointer, slice_of(dim, split), wide> head_of(Pointer tensor, constant OrchardStrides& strides,
                                                              Extent extent, int head, Position position) {
   constexpr int width = slice_of(dim, split);
-  const Pointer data = rows_of(tensor, strides, extent, head) + position.member * width;
-  const int columns = dim == width * split ? width : dim - position.member * width;
-  return Rows<Pointer, width, wide>{data, strides.row, extent.length, columns, position.place};
+  const int first = split == 1 ? 0 : position.member * width;
+  const int columns = dim == width * split ? width : dim - first;
+  const Pointer data = rows_of(tensor, strides, extent, head);
+  return Rows<Pointer, width, wide>{data, strides.row, extent.length, first, columns, position.place};
 }
 
 /// Where the lane's first element of a tile of scores lies. Rows are queries and columns are keys, or,

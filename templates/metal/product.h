@@ -4,9 +4,9 @@ struct MultiplyABt {
   template <int n, typename T, typename A, int rows, int columns, int width, bool wide>
   METAL_FUNC static void run(int first, thread Tile<float, rows, columns>& c, const thread Operand<A, rows, width>& a,
                              const thread Rows<const device T*, width, wide>& b, const thread int& j) {
-    const int column = 8 * first + n * b.place.row, end = 8 * (first + n);
-    const Chunk<T, n> even = load_chunk<n>(b, j, b.place.column, column, end);
-    const Chunk<T, n> odd = load_chunk<n>(b, j, b.place.column + 1, column, end);
+    const int start = 8 * first, offset = n * b.place.row, end = 8 * (first + n);
+    const Chunk<T, n> even = load_chunk<n>(b, j, b.place.column, start, offset, end);
+    const Chunk<T, n> odd = load_chunk<n>(b, j, b.place.column + 1, start, offset, end);
     UNROLL for (int f = 0; f < n; ++f) {
       const vec<A, 2> right = pair_of<A>(even.at[f], odd.at[f]);
       UNROLL for (int i = 0; i < rows / 8; ++i) multiply_accumulate(c.at[i][j], a.at[i][first + f], right);
@@ -26,8 +26,8 @@ struct MultiplyAB {
   template <int n, typename T, typename A, int rows, int columns, int width, bool wide>
   METAL_FUNC static void run(int first, thread Tile<float, rows, width>& c, const thread Tile<A, rows, columns>& a,
                              const thread Rows<const device T*, width, wide>& b, const thread int& k) {
-    const int column = 8 * first + n * b.place.column, end = 8 * (first + n);
-    const Chunk<T, 2 * n> chunk = load_chunk<2 * n>(b, k, b.place.row, column, end);
+    const int start = 8 * first, offset = n * b.place.column, end = 8 * (first + n);
+    const Chunk<T, 2 * n> chunk = load_chunk<2 * n>(b, k, b.place.row, start, offset, end);
     UNROLL for (int f = 0; f < n; ++f) {
       const vec<B, 2> right = pair_of<B>(chunk.at[2 * f], chunk.at[2 * f + 1]);
       UNROLL for (int i = 0; i < rows / 8; ++i) multiply_accumulate(c.at[i][first + f], a.at[i][k], right);
@@ -46,10 +46,10 @@ struct RowDot {
   template <int n, typename T, int rows, int width, bool wide>
   METAL_FUNC static void run(int first, thread RowVector<rows>& sum, const thread Rows<const device T*, width, wide>& a,
                              const thread Rows<const device T*, width, wide>& b) {
-    const int column = 8 * first + n * a.place.column, end = 8 * (first + n);
+    const int start = 8 * first, offset = n * a.place.column, end = 8 * (first + n);
     UNROLL for (int i = 0; i < rows / 8; ++i) {
-      const Chunk<T, 2 * n> x = load_chunk<2 * n>(a, i, a.place.row, column, end);
-      const Chunk<T, 2 * n> y = load_chunk<2 * n>(b, i, a.place.row, column, end);
+      const Chunk<T, 2 * n> x = load_chunk<2 * n>(a, i, a.place.row, start, offset, end);
+      const Chunk<T, 2 * n> y = load_chunk<2 * n>(b, i, a.place.row, start, offset, end);
       UNROLL for (int e = 0; e < 2 * n; ++e) sum.at[i] += float(x.at[e]) * float(y.at[e]);
     }
   }

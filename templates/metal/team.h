@@ -33,6 +33,6 @@ struct Team {
 template <int size, int rows, int columns>
 METAL_FUNC Team<size, rows, columns> team_of(threadgroup float2* exchange, uint simdgroup, uint lane) {
   using Result = Team<size, rows, columns>;
-  const int team = int(simdgroup) / size, member = int(simdgroup) % size;
+  const int team = int(simdgroup / size), member = int(simdgroup % size);
   return Result{exchange + team * Result::slots, member, int(lane), 0};
 }

@@ -6,6 +6,7 @@ This is for real parallel races, for large shapes, and for times.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ class CudaModule:
     def __init__(self, ptx: str) -> None:
         self._driver = _Driver()
         self._module = ctypes.c_void_p()
+        self._by_value = set(re.findall(r"\.b8 (\w+_param_\d+)\[", ptx))
         self._driver("cuModuleLoadData", ctypes.byref(self._module), ptx.encode() + b"\0")
 
     def launch(
@@ -79,6 +81,9 @@ class CudaModule:
         self._driver("cuFuncSetAttribute", function, _MAX_DYNAMIC_SHARED, dynamic)
         values = [*(copy.address for copy in copies), *offsets]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        for number, copy in enumerate(copies):
+            if f"{kernel}_param_{number}" in self._by_value:
+                pointers[number] = copy.array.ctypes.data
         shape = [*_three(threadgroups), *_three(threads_per_threadgroup)]
 
         def run() -> None:

@@ -19,12 +19,13 @@ from pathlib import Path
 from . import clang
 from .compiler import front_end
 from .diagnostics import Diagnostic, MetalCompileError
-from .signatures import Kernel
+from .signatures import MAX_THREADS, Kernel
 from .source import PreparedSource, prepare
 from .tables import parameters
 
 MODES = ("exact", "tensor")
 REGISTERS = "registers"
+_REGISTERS_OF_MULTIPROCESSOR = 64 * 1024
 _RESOURCES = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
     r"(?P<stores>\d+) bytes spill stores, "
@@ -50,8 +51,9 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
     """Translates a file. Function constants need values here: PTX is compiled with them.
 
     Each kernel becomes an entry of its name. Its parameters are a 64-bit pointer for each buffer, in order of
-    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. A thread takes
-    `registers` at most.
+    index, then a 32-bit byte offset into dynamic shared memory for each threadgroup argument. In the place of
+    a pointer to constant memory may stand the bytes themselves. A thread takes `registers` at most, and, of a
+    kernel that says how many threads it has, no more than let a multiprocessor run two threadgroups.
     """
     if mode not in (*MODES, REGISTERS):
         raise ValueError(f"mode is '{mode}'; there are {', '.join(MODES)} and {REGISTERS}")
@@ -67,13 +69,13 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
         module, out = Path(work) / "module.ll", Path(work) / "module.ptx"
         module.write_text(_inlined(_constant_memory_to_device_memory(text)))
         clang.run("clang", [*target, "-x", "ir", "-O2", "-w", "-S", str(module), "-o", str(out)])
-        ptx = out.read_text()
+        ptx = out.read_text() if mode == "exact" else _by_value(out.read_text(), source)
     absent = sorted(set(re.findall(r"msl_no_instruction_(\w+)", ptx)))
     if absent:
         raise MetalCompileError(
             [Diagnostic("error", str(path), 1, f"PTX has no instruction for {', '.join(absent)}")]
         )
-    return ptx if registers is None else _limited(ptx, registers)
+    return ptx if registers is None else _limited(ptx, source, registers)
 
 
 def resources(ptx: str, architecture: str = "sm_90") -> dict[str, Resources] | None:
@@ -109,8 +111,57 @@ def _inlined(text: str) -> str:
     return re.sub(r"^(define (?!.*ptx_kernel).*?) (#\d+)", r"\1 alwaysinline \2", text, flags=re.M)
 
 
-def _limited(ptx: str, registers: int) -> str:
-    return re.sub(r"\.entry \w+\([^)]*\)", rf"\g<0>\n.maxnreg {registers}", ptx)
+_READ = (
+    r"ld\.global(?:\.nc)?((?:\.v(?P<count>\d))?\.\w(?P<bits>\d+) *\t[^\n]*, )\[{}(?P<offset>(?:\+\d+)?)\];"
+)
+
+
+def _by_value(ptx: str, source: PreparedSource) -> str:
+    """Constant memory that is read at fixed offsets becomes parameters, to be read where they are needed.
+
+    Apple's GPUs keep it in registers of a simdgroup. Read as device memory it would take some of each thread.
+    Not in the exact mode, whose shuffles ptxas then shares less, for reasons of its own.
+    """
+    for kernel in source.kernels:
+        begin = re.search(rf"\.entry {kernel.name}\(", ptx)
+        if begin is None:
+            continue
+        end = ptx.find(".entry", begin.end())
+        body = ptx[begin.start() : end if end > 0 else len(ptx)]
+        buffers = sorted((p.index, p.is_constant) for p in kernel.parameters if p.attribute == "buffer")
+        for number, (_, is_constant) in enumerate(buffers):
+            if is_constant:
+                ptx = ptx.replace(body, body := _with_value(body, f"{kernel.name}_param_{number}"))
+    return ptx
+
+
+def _with_value(body: str, parameter: str) -> str:
+    """The entry with the parameter's bytes for its address; as it is, if it does more than read them."""
+    size = 0
+    result = body
+    for register in re.findall(rf"ld\.param\.b64 \t(%rd\d+), \[{parameter}\];", body):
+        read = re.compile(_READ.format(register))
+        found = list(read.finditer(body))
+        if len(re.findall(rf"{register}\b", body)) != len(found) + 1:
+            return body
+        ends = [int(m["offset"] or 0) + int(m["count"] or 1) * int(m["bits"]) // 8 for m in found]
+        size = max(size, *ends, 1)
+        result = read.sub(rf"ld.param\1[{parameter}\g<offset>];", result)
+        result = result.replace(f"\tld.param.b64 \t{register}, [{parameter}];\n", "")
+    if not size:
+        return body
+    return re.sub(
+        rf"\.param [^\n]*\b{parameter}\b(?=,?\n)", f".param .align 16 .b8 {parameter}[{size}]", result
+    )
+
+
+def _limited(ptx: str, source: PreparedSource, registers: int) -> str:
+    for kernel in source.kernels:
+        most = registers
+        if kernel.max_threads < MAX_THREADS:
+            most = min(most, _REGISTERS_OF_MULTIPROCESSOR // (2 * kernel.max_threads))
+        ptx = re.sub(rf"\.entry {kernel.name}\([^)]*\)", rf"\g<0>\n.maxnreg {most}", ptx)
+    return ptx
 
 
 def _entries(source: PreparedSource) -> str:

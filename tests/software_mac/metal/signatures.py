@@ -18,6 +18,7 @@ class Parameter:
     attribute: str
     index: int  # n of buffer(n) or threadgroup(n); the position in BUILTINS of a builtin
     is_optional: bool
+    is_constant: bool = False  # in the address space
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ def _parameter(tokens: TokenList, kernel: str, start: int, end: int) -> Paramete
                 raise _error(
                     path, line, f"'{name}' of kernel '{kernel}': {place} is not from 0 to {BUFFERS - 1}"
                 )
-            return Parameter(name, attribute.name, int(attribute.argument), is_optional)
+            is_constant = any(tokens[p].text == "constant" for p in words)
+            return Parameter(name, attribute.name, int(attribute.argument), is_optional, is_constant)
     accepted = "[[buffer(n)]], [[threadgroup(n)]], or a builtin such as [[thread_position_in_grid]]"
     raise _error(path, line, f"parameter '{name}' of kernel '{kernel}' has no attribute: it takes {accepted}")

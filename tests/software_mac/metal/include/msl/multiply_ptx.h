@@ -11,11 +11,28 @@ METAL_FUNC void need_full_simdgroup(const char*) {}
 
 #if defined(MSL_REGISTERS)
 
+// An operand's register: two elements of 16 bits share one, and a compiler must not take them apart before a loop.
+template <class T>
+METAL_FUNC uint operand(metal::vec<T, 2> pair, int element) {
+  if constexpr (sizeof(T) == 2)
+    return __builtin_bit_cast(uint, pair);
+  else
+    return __builtin_bit_cast(uint, float(pair[element]));
+}
+
+METAL_FUNC float take(uint a, uint b, float c) {
+  float result;
+  asm("{\n.reg .b32 sum;\nmov.b32 sum, %3;\ndp2a.lo.s32.s32 sum, %1, %2, sum;\nmov.b32 %0, sum;\n}"
+      : "=f"(result)
+      : "r"(a), "r"(b), "f"(c));
+  return result;
+}
+
 template <class D, class A, class B, class C>
 METAL_FUNC metal::vec<D, 2> multiply_accumulate(metal::vec<A, 2> a, metal::vec<B, 2> b, metal::vec<C, 2> c) {
   metal::vec<D, 2> result;
-  result[0] = D(__builtin_fmaf(float(a[0]), float(b[0]), float(c[0])));
-  result[1] = D(__builtin_fmaf(float(a[1]), float(b[1]), float(c[1])));
+  result[0] = D(take(operand(a, 0), operand(b, 0), float(c[0])));
+  result[1] = D(take(operand(a, 1), operand(b, 1), float(c[1])));
   return result;
 }
 
