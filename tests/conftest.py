@@ -26,6 +26,8 @@ if sys.platform != "darwin" and "mps" in DEVICES:
     from software_mac import apple, mps
 
     mps.install()
+    # Most kernels run one small shape, for less time than the optimiser would take.
+    os.environ.setdefault("SOFTWARE_MAC_OPTIMISATION", "0")
     os.environ["CXX"] = str(apple.compiler())
 
 

@@ -47,6 +47,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "software_mac"
 
 
+def optimisation() -> str:
+    """How much an unchecked program is optimised: SOFTWARE_MAC_OPTIMISATION is 2, or 0 for quick compiles."""
+    level = os.environ.get("SOFTWARE_MAC_OPTIMISATION", "2")
+    if level not in ("0", "2"):
+        raise ValueError(f"SOFTWARE_MAC_OPTIMISATION={level}: accepted are 0 and 2")
+    return f"-O{level}"
+
+
 def check(path: Path, include: Sequence[Path] = ()) -> list[Diagnostic]:
     """Type-checks and lints a file. Returns the warnings; errors are raised."""
     source = prepare(path, include=tuple(include))
@@ -62,7 +70,8 @@ def compile_library(path: Path, output: Path | None = None, checked: bool = Fals
     """
     source = prepare(path, include=tuple(include))
     folder = cache or cache_folder()
-    key = _digest(source.text, str(path), str((checked, fast_math)), _state("*.py", *_LIBRARY, *_ENGINE))
+    how = str((checked, fast_math, optimisation()))
+    key = _digest(source.text, str(path), how, _state("*.py", *_LIBRARY, *_ENGINE))
     library = folder / f"{path.stem}-{key}{'-checked' if checked else ''}.so"
     if not library.exists():
         module, _ = _check(source, folder, checked, fast_math)
@@ -131,7 +140,7 @@ def _with_kernel(source: PreparedSource, diagnostic: Diagnostic) -> Diagnostic:
 def _optimise(program: str, work: Path, checked: bool) -> str:
     flat, out = work / "flat.ll", work / "optimised.ll"
     flat.write_text(program)
-    flags = [*clang.host_target(), *(("-O1", *_CHECKED_OPTIMISER) if checked else ("-O2",))]
+    flags = [*clang.host_target(), *(("-O1", *_CHECKED_OPTIMISER) if checked else (optimisation(),))]
     clang.run("clang", [*flags, "-x", "ir", "-S", "-emit-llvm", "-Wno-everything", str(flat), "-o", str(out)])
     return out.read_text()
 
@@ -139,7 +148,7 @@ def _optimise(program: str, work: Path, checked: bool) -> str:
 def _assemble(program: str, work: Path, checked: bool) -> Path:
     numbered, out = work / "numbered.ll", work / "program.o"
     numbered.write_text(program)
-    level = "-O0" if checked else "-O2"  # checked kernels run small shapes: compiling takes the time
+    level = "-O0" if checked else optimisation()  # checked kernels run small shapes: compiling takes the time
     flags = [*clang.host_target(), level, "-Xclang", "-disable-llvm-passes", "-fPIC", "-Wno-everything"]
     clang.run("clang", [*flags, "-x", "ir", "-c", str(numbered), "-o", str(out)])
     return out
