@@ -229,7 +229,7 @@ def file_names(text: str) -> dict[str, str]:
 
 def c_string(text: str) -> str:
     raw = text.encode() + b"\0"
-    escaped = "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in raw)
+    escaped = re.sub(rb'[^ -~]|["\\]', lambda found: b"\\%02X" % ord(found[0]), raw).decode()
     return f'[{len(raw)} x i8] c"{escaped}"'
 
 
