@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+import compilers  # noqa: E402
+
 os.environ.setdefault("ORCHARD_JIT_CACHE_DIR", str(ROOT / ".pytest_cache" / "kernels"))
 # Block sizes that somebody has tuned on this machine must not decide what is tested.
 os.environ["ORCHARD_JIT_TUNED"] = str(ROOT / ".pytest_cache" / "no-tuned-blocks.json")
@@ -14,6 +16,7 @@ Path(os.environ["ORCHARD_JIT_CACHE_DIR"]).mkdir(mode=0o700, parents=True, exist_
 # Compiled graphs call the operators by the schema that they were traced with.
 _SCHEMA = hashlib.sha256((ROOT / "orchard_jit" / "operators.py").read_bytes()).hexdigest()[:12]
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(ROOT / ".pytest_cache" / f"inductor-{_SCHEMA}")
+compilers.install(ROOT / ".pytest_cache" / "compilers")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores; before torch reads it
 
@@ -26,6 +29,8 @@ if sys.platform != "darwin" and "mps" in DEVICES:
     from software_mac import apple, mps
 
     mps.install()
+    # Most kernels run one small shape, for less time than the optimiser would take.
+    os.environ.setdefault("SOFTWARE_MAC_OPTIMISATION", "0")
     os.environ["CXX"] = str(apple.compiler())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from metal_kernels import Call, Kernels, Shape, select, source_of, wrong
+from metal_calls import Call, Shape, wrong
+from metal_kernels import Kernels, select, source_of
 from software_mac.metal import DispatchError, Status
 
 # Head dims that neither a fragment nor a team divides, and blocks so small that a few rows have many. The

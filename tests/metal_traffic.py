@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 
 import torch
-from metal_kernels import Call, Kernels, Shape, select
+from metal_calls import Call, Shape
+from metal_kernels import Kernels, select
 
 FILE = Path(__file__).with_suffix(".json")
 SIMD = 32

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from metal_kernels import Call, Kernels, Shape, select, wrong
+from metal_calls import Call, Shape, wrong
+from metal_kernels import Kernels, select
 
 from orchard_jit.variant import has_feature
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from metal_kernels import Shape
+from metal_calls import Shape
 from metal_mutants import Mutant, Program
 
 # A window on either side, batches whose lengths differ, and what bias and mask may share.

@@ -4,7 +4,7 @@ checker or a comparison with float64 must find it. What has no effect is listed,
 from __future__ import annotations
 
 import pytest
-from metal_kernels import Shape
+from metal_calls import Shape
 from metal_mutants import Mutant, Program
 
 # Ragged ends everywhere; diagonals above and below 0, odd and even; queries without keys. Then those in which

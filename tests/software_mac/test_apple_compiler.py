@@ -32,6 +32,30 @@ def test_compile_and_link(tmp_path: Path) -> None:
     assert apple.call(ctypes.CDLL(str(plugin)).is_here) & 0xFF == 1
 
 
+def test_the_first_includes_are_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first.mm", tmp_path / "second.mm"
+    first.write_text(HOST)
+    second.write_text("// Another.\n" + HOST.replace("is_here", "is_there"))
+
+    def header_of(source: Path) -> list[str]:
+        arguments = ["-std=c++20", "-MMD", "-MF", f"{source}.d", "-c", str(source), "-o", f"{source}.o"]
+        return driver.precompiled(source, arguments)
+
+    header = header_of(first)
+    monkeypatch.setattr(builder, "_run", lambda command: pytest.fail("compiled again"))
+    assert header_of(second) == header
+
+
+def test_what_a_host_does_not_include_is_not_there(tmp_path: Path) -> None:
+    source = tmp_path / "host.mm"
+    source.write_text("#include <vector>\nint x;\n#include <string>\n" + HOST)
+    assert driver.prefix(source.read_text()) == "#include <vector>"
+    source.write_text("int x = NSNotFound;\n")
+    refused = run("-c", source, "-o", tmp_path / "host.o")
+    assert refused.returncode != 0
+    assert "host.mm:1:9: error: use of undeclared identifier 'NSNotFound'" in refused.stderr
+
+
 def test_a_host_compiles_for_a_real_mac(tmp_path: Path) -> None:
     compiled = tmp_path / "example.o"
     apple.compile_for_mac(Path(__file__).parent / "apple" / "example" / "example.mm", compiled)

@@ -57,6 +57,19 @@ def build_library(name: str, units: Sequence[Unit], headers: Iterable[Path], lin
     return library
 
 
+def build_header(text: str, command: Sequence[str], include: Path) -> Path:
+    """Precompiles the header ``text``, unless that was done; ``include`` holds what it may be made of."""
+    name = fingerprint(include.rglob("*.h"), [*command, text])
+    header = cache_root() / "headers" / f"{name}.h"
+    compiled = header.with_suffix(".pch")
+    if not compiled.exists():
+        with _alone():
+            header.parent.mkdir(parents=True, exist_ok=True)
+            header.write_text(text)
+            _make(compiled, [*command, "-Xclang", "-fno-pch-timestamp", str(header)])
+    return compiled
+
+
 def _object_file(unit: Unit, headers: Sequence[Path]) -> Path:
     return (
         cache_root()

@@ -47,6 +47,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "software_mac"
 
 
+def optimisation() -> str:
+    """How much an unchecked program is optimised: SOFTWARE_MAC_OPTIMISATION is 2, or 0 for quick compiles."""
+    level = os.environ.get("SOFTWARE_MAC_OPTIMISATION", "2")
+    if level not in ("0", "2"):
+        raise ValueError(f"SOFTWARE_MAC_OPTIMISATION={level}: accepted are 0 and 2")
+    return f"-O{level}"
+
+
 def check(path: Path, include: Sequence[Path] = ()) -> list[Diagnostic]:
     """Type-checks and lints a file. Returns the warnings; errors are raised."""
     source = prepare(path, include=tuple(include))
@@ -54,18 +62,20 @@ def check(path: Path, include: Sequence[Path] = ()) -> list[Diagnostic]:
 
 
 def compile_library(path: Path, output: Path | None = None, checked: bool = False, fast_math: bool = False,
-                    include: Sequence[Path] = (), cache: Path | None = None) -> Path:  # fmt: skip
+                    include: Sequence[Path] = (), cache: Path | None = None,
+                    linted: bool = True) -> Path:  # fmt: skip
     """Compiles a file; returns the library, which is output if that is given, else a file of the cache.
 
     checked: with the race, bounds and initialisation checks. fast_math: as Metal compiles by default, where
-    NaN and infinity may be assumed away.
+    NaN and infinity may be assumed away. linted: whether what Metal forbids beyond C++ is looked for.
     """
     source = prepare(path, include=tuple(include))
     folder = cache or cache_folder()
-    key = _digest(source.text, str(path), str((checked, fast_math)), _state("*.py", *_LIBRARY, *_ENGINE))
+    how = str((checked, fast_math, linted, optimisation()))
+    key = _digest(source.text, str(path), how, _state("*.py", *_LIBRARY, *_ENGINE))
     library = folder / f"{path.stem}-{key}{'-checked' if checked else ''}.so"
     if not library.exists():
-        module, _ = _check(source, folder, checked, fast_math)
+        module, _ = _check(source, folder, checked, fast_math, linted)
         with _workspace(folder) as work:
             program = _optimise(flatten(module, checked), Path(work), checked)
             numbered = number_sites(program, str(clang.INCLUDE))
@@ -78,7 +88,7 @@ def compile_library(path: Path, output: Path | None = None, checked: bool = Fals
 
 
 def compile_source(text: str, name: str = "source", checked: bool = False, fast_math: bool = False,
-                   cache: Path | None = None) -> Path:  # fmt: skip
+                   cache: Path | None = None, linted: bool = True) -> Path:  # fmt: skip
     """Compiles a source that is in memory, as newLibraryWithSource does. Messages call it name.metal."""
     folder = cache or cache_folder()
     path = folder / "sources" / _digest(text) / f"{name}.metal"
@@ -87,7 +97,7 @@ def compile_source(text: str, name: str = "source", checked: bool = False, fast_
         with _workspace(folder) as work:
             (Path(work) / path.name).write_text(text)
             _publish(Path(work) / path.name, path)
-    return compile_library(path, None, checked, fast_math, cache=cache)
+    return compile_library(path, None, checked, fast_math, cache=cache, linted=linted)
 
 
 def front_end(
@@ -109,13 +119,14 @@ def front_end(
 
 
 def _check(
-    source: PreparedSource, folder: Path, checked: bool, fast_math: bool = False
+    source: PreparedSource, folder: Path, checked: bool, fast_math: bool = False, linted: bool = True
 ) -> tuple[Module, list[Diagnostic]]:
     with _workspace(None) as work:
         flags = [*clang.host_target(), "-O1", "-gline-tables-only", "-fPIC", "-fvisibility=hidden"]
         flags += [*(_CHECKS if checked else ()), *(("-ffast-math",) if fast_math else ())]
         text, found = front_end(source, host_tables(source), flags, Path(work))
-        found += [_with_kernel(source, d) for d in lint(source, Path(work), _precompiled(folder))]
+        if linted:
+            found += [_with_kernel(source, d) for d in lint(source, Path(work), _precompiled(folder))]
     module = Module(text)
     found += [_with_kernel(source, d) for d in lint_module(module, str(clang.INCLUDE))]
     found.sort(key=lambda d: (d.path, d.line))
@@ -131,7 +142,7 @@ def _with_kernel(source: PreparedSource, diagnostic: Diagnostic) -> Diagnostic:
 def _optimise(program: str, work: Path, checked: bool) -> str:
     flat, out = work / "flat.ll", work / "optimised.ll"
     flat.write_text(program)
-    flags = [*clang.host_target(), *(("-O1", *_CHECKED_OPTIMISER) if checked else ("-O2",))]
+    flags = [*clang.host_target(), *(("-O1", *_CHECKED_OPTIMISER) if checked else (optimisation(),))]
     clang.run("clang", [*flags, "-x", "ir", "-S", "-emit-llvm", "-Wno-everything", str(flat), "-o", str(out)])
     return out.read_text()
 
@@ -139,7 +150,7 @@ def _optimise(program: str, work: Path, checked: bool) -> str:
 def _assemble(program: str, work: Path, checked: bool) -> Path:
     numbered, out = work / "numbered.ll", work / "program.o"
     numbered.write_text(program)
-    level = "-O0" if checked else "-O2"  # checked kernels run small shapes: compiling takes the time
+    level = "-O0" if checked else optimisation()  # checked kernels run small shapes: compiling takes the time
     flags = [*clang.host_target(), level, "-Xclang", "-disable-llvm-passes", "-fPIC", "-Wno-everything"]
     clang.run("clang", [*flags, "-x", "ir", "-c", str(numbered), "-o", str(out)])
     return out

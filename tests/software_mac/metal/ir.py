@@ -40,11 +40,11 @@ class Function:
     line: int
     body: str
 
-    @property
+    @cached_property
     def calls(self) -> set[str]:
         return set(_CALLED.findall(self.body))
 
-    @property
+    @cached_property
     def symbols(self) -> set[str]:
         return set(_SYMBOL.findall(self.body))
 
@@ -194,12 +194,10 @@ def _initialisers(text: str) -> list[str]:
 
 
 def _tables(module: Module, initialisers: list[str], checked: bool) -> str:
-    rows = [
-        (variable, kernel)
-        for kernel, entry in enumerate(module.entries)
-        for variable in module.variables
-        if variable.space == 3 and variable.symbol in module.reachable(entry)
-    ]
+    rows = []
+    for kernel, entry in enumerate(module.entries):
+        reachable = module.reachable(entry)
+        rows += [(v, kernel) for v in module.variables if v.space == 3 and v.symbol in reachable]
     rows += [(variable, -1) for variable in module.variables if variable.space == 2]
     lines = [""]
     for number, (variable, _) in enumerate(rows):
@@ -231,7 +229,7 @@ def file_names(text: str) -> dict[str, str]:
 
 def c_string(text: str) -> str:
     raw = text.encode() + b"\0"
-    escaped = "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in raw)
+    escaped = re.sub(rb'[^ -~]|["\\]', lambda found: b"\\%02X" % ord(found[0]), raw).decode()
     return f'[{len(raw)} x i8] c"{escaped}"'
 
 

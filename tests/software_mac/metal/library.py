@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # slow to import, and a process that only compiles needs none of it
 
 BUFFERS = 31
 
@@ -225,6 +226,8 @@ class Library:
         return Statistics(*(getattr(statistics, name) for name in Statistics.__dataclass_fields__))
 
     def _constant_values(self, constants: Mapping[str, np.generic | bool]) -> ctypes.Array[_ConstantValue]:
+        import numpy as np
+
         values = (_ConstantValue * len(constants))()
         for slot, (name, value) in zip(values, constants.items(), strict=True):
             if name not in self._constants:
@@ -261,6 +264,8 @@ def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
 
 def _array(value: np.ndarray[Any, Any] | bytes) -> np.ndarray[Any, Any]:
     if isinstance(value, bytes):
+        import numpy as np
+
         return np.frombuffer(bytearray(value), dtype=np.uint8)
     if not value.flags.c_contiguous:
         raise ValueError("a buffer must be a contiguous array: a kernel sees memory, not strides")

@@ -106,19 +106,21 @@ def number_sites(text: str, library: str) -> str:
 
 
 def _number_line(line: str, following: list[str], positions: _Positions) -> str:
-    debug = _DEBUG.search(line)
-    site = positions.number(debug[1] if debug else None)
+    def site() -> int:
+        debug = _DEBUG.search(line)
+        return positions.number(debug[1] if debug else None)
+
     if _ENGINE_CALL.search(line):
-        return re.sub(r"\bi32 (?:noundef )?-1\)", f"i32 {site})", line)
+        return re.sub(r"\bi32 (?:noundef )?-1\)", f"i32 {site()})", line)
     access = _ACCESS.search(line)
     if access:
         align = next((m[1] for m in map(_ALIGN.search, following) if m), "1")
-        values = f"ptr {access['address']}, i64 {access['bytes']}, i64 {align}, i32 {site}"
+        values = f"ptr {access['address']}, i64 {access['bytes']}, i64 {align}, i32 {site()}"
         call = f"call void @msl_check_{access['kind']}({values})"
         return line[: access.start()] + call + access["rest"]
     other = _OTHER.search(line)
     if other and other["name"] in _OTHER_NAMES:
-        call = f"call {other['type']} @{_OTHER_NAMES[other['name']]}({other['arguments']}, i32 {site})"
+        call = f"call {other['type']} @{_OTHER_NAMES[other['name']]}({other['arguments']}, i32 {site()})"
         return line[: other.start()] + call + other["rest"]
     return line
 

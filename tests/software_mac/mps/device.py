@@ -38,6 +38,7 @@ def build_device() -> Path:
     version = importlib.metadata.version("torch")  # named in the command, so that another torch builds anew
     include = [torch / "include", torch / "include/torch/csrc/api/include"]
     cxx = ["g++", "-std=c++20", "-O1", "-fPIC", *(f"-isystem{path}" for path in include), f"-I{METAL_DEVICE}"]
+    cxx.append("-DAT_PER_OPERATOR_HEADERS")  # else PyTorch's headers declare every operator there is
     units = [Unit(source, [*cxx, f'-DTORCH_VERSION="{version}"']) for source in sorted(FOLDER.glob("*.cpp"))]
     units += [Unit(source, objective_cxx()) for source in sorted(FOLDER.glob("*.mm"))]
     headers = [*FOLDER.glob("*.h"), *METAL_DEVICE.glob("*.h")]
