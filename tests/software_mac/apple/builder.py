@@ -59,7 +59,7 @@ def build_library(name: str, units: Sequence[Unit], headers: Iterable[Path], lin
 
 def build_header(text: str, command: Sequence[str], include: Path) -> Path:
     """Precompiles the header ``text``, unless that was done; ``include`` holds what it may be made of."""
-    name = fingerprint(include.rglob("*.h"), [*command, text])
+    name = fingerprint(include.rglob("*.h"), [*command, text, str(include)])  # it names where these lie
     header = cache_root() / "headers" / f"{name}.h"
     compiled = header.with_suffix(".pch")
     if not compiled.exists():
