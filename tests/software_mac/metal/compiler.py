@@ -172,7 +172,7 @@ def _link(objects: Sequence[Path], work: Path) -> Path:
 
 
 def _precompiled(folder: Path) -> Path:
-    """The precompiled header of the library, made once for each state of it and each place, which it names."""
+    """The precompiled header of the library, made once for each state and place of it, which it names."""
     header = folder / f"metal_stdlib-{_digest(_state(*_LIBRARY), str(_HERE))}.pch"
     if not header.exists():
         with _workspace(folder) as work:
