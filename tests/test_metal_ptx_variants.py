@@ -82,20 +82,21 @@ def test_the_engine_reports_the_predicted_threadgroup_memory(
         ("backward", "float16", 64),
         ("backward", "float16", 128),
         ("backward", "float32", 64),
+        ("backward", "float32", 80),
         ("backward", "float32", 128),
+        ("backward", "bfloat16", 96),
         ("decode", "float32", 128),
     ],
 )
 def test_128_registers_are_enough(kernel: str, dtype: str, head_dim: int, tmp_path: Path) -> None:
     """With more of them, fewer threads fit into a core of Apple's GPUs."""
     each = variant(kernel, dtype, head_dim, "causal")
-    taken = resources(to_ptx(source(each, tmp_path), REGISTERS, registers=APPLE_REGISTERS))
+    taken = resources(to_ptx(source(each, tmp_path), REGISTERS), registers=APPLE_REGISTERS)
     if taken is None:
         pytest.skip("there is no ptxas")
     # Spills lie on the stack, and nothing else does: no array is indexed at run time.
-    # Rows that are not aligned need a few more.
-    wide = {name: used.stack_bytes for name, used in taken.items() if not name.endswith("_narrow")}
-    assert set(wide.values()) == {0}, wide
+    assert {name: used.stack_bytes for name, used in taken.items()} == dict.fromkeys(taken, 0)
+    assert max(used.registers for used in taken.values()) <= APPLE_REGISTERS
     for name, size in predicted(each).items():
         if f"{name}_wide" in taken:
             assert taken[f"{name}_wide"].shared_bytes == size

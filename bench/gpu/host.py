@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from definition import STORAGE, Array
-from software_mac.metal.cuda import CudaModule
+from software_mac.metal.cuda import CudaModule, Launch
 
 _ALL_ONES = 0xFF  # NaN in every format: what a kernel forgets to write shows
+_MORE_THAN_A_CACHE = 256 << 20  # bytes; the L2 of an H200 has 50 MiB
+_CALLS_IN_A_ROW = 8
 _NUMBERS_OF_FEATURES = 3 * 4 + 1 + 8 * 8  # mask, bias, grad_bias; dropout_threshold; arrays
 
 
@@ -58,7 +60,7 @@ class Program:
         self._dtype = entry["variant"]["dtype"]
         self._narrow = narrow
         self.times: dict[str, float] = {}
-        """Milliseconds of each kernel's last launch, median of the repetitions."""
+        """Milliseconds of each kernel, of decoding that of both; median of the repetitions."""
 
     def forward(
         self, shape: Shape, query: Array, key: Array, value: Array, repeat: int
@@ -66,7 +68,7 @@ class Program:
         """Output and log-sum-exp in base 2."""
         out, lse = self._new(shape.queries), _unwritten(shape.queries[:3], np.float32)
         buffers = {"query": query, "key": key, "value": value, "out": out, "lse": lse}
-        self._launch("forward", shape, buffers, repeat)
+        self._run("forward", [self._launch("forward", shape, buffers)], repeat)
         return out, lse
 
     def backward(
@@ -82,44 +84,61 @@ class Program:
             "statistics": statistics, "grad": grads[0], "grad_key": grads[1], "grad_value": grads[2],
         }  # fmt: skip
         for kernel in ("prepare", "grad_query", "grad_key_value"):
-            self._launch(kernel, shape, buffers, repeat)
+            self._run(kernel, [self._launch(kernel, shape, buffers)], repeat)
         return grads
 
     def decode(
         self, shape: Shape, query: Array, key: Array, value: Array, repeat: int
     ) -> tuple[Array, Array]:
-        """Output and log-sum-exp in base 2, from parts of the keys; shares.h.j2 says how many."""
+        """Output and log-sum-exp in base 2, from parts of the keys; shares.h.j2 says how many.
+
+        What is timed is a row of calls, each with keys and values of its own, until no cache holds them all:
+        a model reads those of its other layers before it comes back.
+        """
         how = self._kernels["decode"]
         tiles = -(-shape.heads // shape.kv_heads * shape.query_length // how["rows"])
         wanted = 320 // (shape.batch * shape.kv_heads * tiles)
         shares = max(1, min(wanted, shape.key_length // (2 * how["columns"] * how["teams"])))
         parts = shape.batch * shape.heads * shape.query_length * shares * how["teams"]
         out, lse = self._new(shape.queries), _unwritten(shape.queries[:3], np.float32)
-        buffers = {
-            "query": query, "key": key, "value": value, "out": out, "lse": lse,
-            "softmaxes": _unwritten((parts, 2), np.float32),
-            "partials": _unwritten((parts, -(-shape.head_dim // 8) * 8), np.float32),
-        }  # fmt: skip
-        self._launch("decode", shape, buffers, repeat, groups=(tiles * shares, shape.kv_heads))
-        self._launch("combine", shape, buffers, repeat)
+        softmaxes = _unwritten((parts, 2), np.float32)
+        partials = _unwritten((parts, -(-shape.head_dim // 8) * 8), np.float32)
+
+        def call(key: Array, value: Array) -> list[Launch]:
+            buffers = {
+                "query": query, "key": key, "value": value, "out": out, "lse": lse,
+                "softmaxes": softmaxes, "partials": partials,
+            }  # fmt: skip
+            groups = tiles * shares, shape.kv_heads
+            return [
+                self._launch("decode", shape, buffers, groups),
+                self._launch("combine", shape, buffers),
+            ]
+
+        layers = -(-_MORE_THAN_A_CACHE // (key.nbytes + value.nbytes)) if repeat else 1
+        copies = [(key, value), *((key.copy(), value.copy()) for _ in range(layers - 1))]
+        calls = [call(*copies[n % layers]) for n in range(max(layers, _CALLS_IN_A_ROW) if repeat else 1)]
+        self._run("decode", [launch for launches in calls for launch in launches], repeat)
+        self.times["decode"] /= len(calls)
         return out, lse
 
     def _launch(
-        self, kernel: str, shape: Shape, buffers: Mapping[str, Array], repeat: int,
-        groups: tuple[int, int] | None = None,
-    ) -> None:  # fmt: skip
+        self, kernel: str, shape: Shape, buffers: Mapping[str, Array], groups: tuple[int, int] | None = None
+    ) -> Launch:
         how = self._kernels[kernel]
         over_keys = kernel == "grad_key_value"
         heads, length = (shape.kv_heads, shape.key_length) if over_keys else (shape.heads, shape.query_length)
         given = {**buffers, "params": shape.params(), "numbers": shape.numbers()}
-        times = self._module.launch(
+        return Launch(
             kernel if kernel == "combine" else f"{kernel}_{self._width(shape)}",
             (*(groups or (-(-length // how["rows"]), heads)), shape.batch),
             (how["threads"],),
             {index: given[name] for index, name in enumerate(how["buffers"])},
-            repeat=repeat,
         )
-        self.times[kernel] = median(times) if times else float("nan")
+
+    def _run(self, name: str, launches: Sequence[Launch], repeat: int) -> None:
+        times = self._module.run(launches, repeat)
+        self.times[name] = median(times) if times else float("nan")
 
     def _width(self, shape: Shape) -> str:
         """Wide where every row begins on 16 bytes."""

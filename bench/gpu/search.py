@@ -138,7 +138,7 @@ def spilt(variant: Variant, kernel: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{variant.kernel}.metal"
         source.write_text(only("wide", source_of(variant)))
-        taken = resources(to_ptx(source, REGISTERS, registers=REGISTERS_A_THREAD))
+        taken = resources(to_ptx(source, REGISTERS), registers=REGISTERS_A_THREAD)
     if taken is None:
         return {}
     used, grouping = taken[f"{kernel}_wide"], groupings(variant)[kernel]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from software_mac.metal import Library, MetalCompileError, compile_library
-from software_mac.metal.cuda import CudaError, CudaModule
+from software_mac.metal.cuda import CudaError, CudaModule, Launch
 from software_mac.metal.ptx import MODES, resources, to_ptx
 
 SOURCE = """
@@ -122,7 +122,7 @@ def test_a_gpu_computes_what_the_engine_computes(mode: str, source: Path) -> Non
         pytest.skip(str(error))
     on_gpu, on_engine = arrays(), arrays()
     groups = (SHAPE[1] // 8, SHAPE[0] // 32)
-    module.launch("blocks", groups, (128,), on_gpu, {0: 512})
+    module.run([Launch("blocks", groups, (128,), on_gpu, {0: 512})])
     lib = Library(compile_library(source, checked=True))
     lib.dispatch(
         "blocks", (groups[0] * 128, groups[1]), (128,), on_engine, {0: 512}, {"negate": True}, seed=1

@@ -26,6 +26,7 @@ from .tables import parameters
 MODES = ("exact", "tensor")
 REGISTERS = "registers"
 _REGISTERS_OF_MULTIPROCESSOR = 64 * 1024
+_LIMITS_TRIED = 16
 _RESOURCES = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
     r"(?P<stores>\d+) bytes spill stores, "
@@ -78,18 +79,36 @@ def to_ptx(path: Path, mode: str = "exact", constants: Mapping[str, bool | int |
     return ptx if registers is None else _limited(ptx, source, registers)
 
 
-def resources(ptx: str, architecture: str = "sm_90") -> dict[str, Resources] | None:
-    """Registers, spills and shared memory of each kernel; None where there is no ptxas."""
+def resources(
+    ptx: str, architecture: str = "sm_90", registers: int | None = None
+) -> dict[str, Resources] | None:
+    """Registers, spills and shared memory of each kernel; None where there is no ptxas.
+
+    With `registers`, of a kernel compiled for at most so many. ptxas fills what it may take with early loads,
+    and then spills a value or two that fewer registers have room for; so lower limits are tried too, and the
+    first one without spills counts. If all spill, the limit itself.
+    """
     ptxas = shutil.which("ptxas") or shutil.which("/usr/local/cuda/bin/ptxas")
     if ptxas is None:
         return None
     with tempfile.TemporaryDirectory(prefix="software_mac-") as work:
         source = Path(work) / "module.ptx"
         source.write_text(ptx)
-        done = subprocess.run(
-            [ptxas, "-v", f"-arch={architecture}", str(source), "-o", str(Path(work) / "module.cubin")],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        command = [ptxas, "-v", f"-arch={architecture}", str(source), "-o", str(Path(work) / "module.cubin")]
+        if registers is None:
+            return _taken(command)
+        taken: dict[str, Resources] = {}
+        for limit in range(registers, registers - _LIMITS_TRIED, -1):
+            for name, used in _taken([*command, f"--maxrregcount={limit}"]).items():
+                if name not in taken or (taken[name].stack_bytes and not used.stack_bytes):
+                    taken[name] = used
+            if not any(used.stack_bytes for used in taken.values()):
+                break
+        return taken
+
+
+def _taken(command: Sequence[str]) -> dict[str, Resources]:
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise clang.ToolError(f"ptxas failed with status {done.returncode}:\n{done.stderr}")
     return {m["name"]: _resources(m) for m in _RESOURCES.finditer(done.stderr)}
