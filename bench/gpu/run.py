@@ -120,7 +120,7 @@ def decoding(case: Case, shape: Shape, options: argparse.Namespace) -> bool:
     return True
 
 
-_COPIED_BYTES = 1 << 30
+_COPIED_BYTES = 1 << 28
 _CHECKED = ("out", "lse", "grad_query", "grad_key", "grad_value", "decode")
 _TIMED = ("forward", "prepare", "grad_query", "grad_key_value")
 _COMMANDS = {
