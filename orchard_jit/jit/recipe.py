@@ -72,7 +72,7 @@ class Recipe:
             "CXX": os.environ.get("CXX"),
             "MACOSX_DEPLOYMENT_TARGET": os.environ.get("MACOSX_DEPLOYMENT_TARGET"),
         }
-        if any(word.endswith("=native") for word in (*self.compile_flags, *shlex.split(inputs["CXX"] or ""))):
+        if any(word.endswith("=native") for word in (*self.compile_flags, *_words(inputs["CXX"]))):
             inputs["processor"] = _processor()
         return inputs
 
@@ -179,4 +179,9 @@ def _processor() -> str:
 
 
 def _user_flags() -> tuple[str, ...]:
-    return tuple(shlex.split(os.environ.get("ORCHARD_JIT_CXXFLAGS", "")))
+    return _words(os.environ.get("ORCHARD_JIT_CXXFLAGS"))
+
+
+def _words(line: str | None) -> tuple[str, ...]:
+    """The words of a line, as a shell has them. Mostly there is none, and even that takes `shlex` long."""
+    return tuple(shlex.split(line)) if line else ()

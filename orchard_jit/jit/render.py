@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
@@ -20,7 +21,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 def templates_directory() -> Path:
     """In a wheel the templates lie inside the package; in a checkout they lie beside it."""
     inside = _PACKAGE / "templates"
-    return inside if inside.is_dir() else _PACKAGE.parent / "templates"
+    return inside if os.path.isdir(inside) else _PACKAGE.parent / "templates"  # noqa: PTH112  (a hit waits for it)
 
 
 class Rendering(Mapping[str, str]):
