@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from orchard_jit import call
 from orchard_jit.diagonal import Alignment, Causal, Window, bounds
-from orchard_jit.options import Options, resolve
+from orchard_jit.options import Options, like, resolve
 
 if TYPE_CHECKING:
     from orchard_jit.score import ScoreMod
@@ -130,6 +130,5 @@ def flash_attention(
 
         return attention(query, key, value, return_lse=return_lse, **options)
     out, lse = call.forward(resolve(query, key, value, **options))
-    if query.dim() != 4:
-        out = out.view(*query.shape[:-1], value.shape[-1])
+    out = like(query, out)
     return (out, lse.view(query.shape[:-1]) * call.LN_2) if return_lse else out

@@ -6,7 +6,9 @@ import ctypes
 import json
 import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
+from orchard_jit.errors import CompileError
 from orchard_jit.jit import library, recipe, recording
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
@@ -18,9 +20,7 @@ class _Kernel(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_void_p) for name in recipe.ENTRY_POINTS)
 
 
-_Resolver = ctypes.CFUNCTYPE(
-    ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(_Kernel), ctypes.c_void_p, ctypes.c_int64
-)
+_Resolver = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(_Kernel))
 
 _pending = threading.local()
 _library: ctypes.CDLL | None = None
@@ -48,15 +48,24 @@ def forget_kernels() -> None:
         _library.orchard_forget_kernels()
 
 
-def cause(error: RuntimeError) -> BaseException:
-    """The exception that made the operators fail, with its own type, or `error` if it is theirs."""
+def refuse(reason: str) -> NoReturn:
+    """Raise why a call has no kernel. The operators end it so, because what Python raises keeps its type.
+
+    Args:
+        reason: What a plug-in's compiler says; of no account where the resolver has just failed.
+
+    Raises:
+        CompileError: For this reason.
+        BaseException: What the resolver has met.
+
+    """
     exception: BaseException | None = getattr(_pending, "exception", None)
     _pending.exception = None
-    return error if exception is None else exception
+    raise CompileError(reason) if exception is None else exception
 
 
 @_Resolver
-def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel], error: int, capacity: int) -> int:
+def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel]) -> int:
     """Fill `kernels` with the entry points of the variants that `requests` (a JSON list) needs."""
     try:
         variants = [select(**request) for request in json.loads(requests)]
@@ -66,9 +75,7 @@ def _resolver(requests: bytes, kernels: ctypes.Array[_Kernel], error: int, capac
             for name in recipe.ENTRY_POINTS:
                 function = getattr(plug_in, recipe.entry_point(name))
                 setattr(kernels[index], name, ctypes.cast(function, ctypes.c_void_p).value)
-    except BaseException as exception:  # KeyboardInterrupt too: it can't fly through C++ frames
+    except BaseException as exception:  # KeyboardInterrupt too: none can leave a callback of ctypes
         _pending.exception = exception
-        text = f"{type(exception).__name__}: {exception}".encode()[: capacity - 1]
-        ctypes.memmove(error, text + b"\0", len(text) + 1)
         return 1
     return 0

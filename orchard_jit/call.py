@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 
 from orchard_jit import operators
-from orchard_jit.binding import cause
 from orchard_jit.blocks.forced import current
 from orchard_jit.selection import select
 from orchard_jit.variant import Variant
@@ -56,24 +55,33 @@ def attention(
     """The output of `forward` where a call has no other arguments than these: the shortest way there is."""
     if _is_watched() or current():
         return forward(Arguments(query, key, value, scale, left, right, lower_right))[0]
-    try:
-        out: torch.Tensor = operators.attention(query, key, value, scale, left, right, lower_right)
-    except RuntimeError as error:
-        raise cause(error) from None
+    out: torch.Tensor = operators.attention(query, key, value, scale, left, right, lower_right)
     return out
 
 
-def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output and base-2 log-sum-exp. Errors have their own types again, which C++ has wrapped."""
-    arguments = _specialized(arguments)
-    try:
-        if torch._C._are_functorch_transforms_active():
-            from orchard_jit import transforms
+def output(arguments: Arguments) -> torch.Tensor:
+    """The output of `forward`, on the shortest way that the call's arguments leave."""
+    query, key, value, scale, left, right, lower_right = arguments[:7]
+    if (
+        arguments.mask is None
+        and arguments.bias is None
+        and arguments.sinks is None
+        and arguments.query_offsets is None
+        and arguments.key_lengths is None
+        and not (arguments.dropout or arguments.score or arguments.blocks)
+    ):
+        return attention(query, key, value, scale, left, right, lower_right)
+    return forward(arguments)[0]
 
-            return transforms.forward(arguments)
-        out, lse = operators.forward(*arguments)
-    except RuntimeError as error:
-        raise cause(error) from None
+
+def forward(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and base-2 log-sum-exp."""
+    arguments = _specialized(arguments)
+    if torch._C._are_functorch_transforms_active():
+        from orchard_jit import transforms
+
+        return transforms.forward(arguments)
+    out, lse = operators.forward(*arguments)
     return out, lse
 
 
@@ -105,10 +113,7 @@ def variants(arguments: Arguments) -> dict[str, Variant]:
 
 def plan(arguments: Arguments) -> str:
     """What forward and backward of the call ask for, to be read by `planned`; a bad call is an error."""
-    try:
-        requests: str = operators.plan(*_specialized(cast(arguments)))
-    except RuntimeError as error:
-        raise cause(error) from None
+    requests: str = operators.plan(*_specialized(cast(arguments)))
     return requests
 
 

@@ -12,7 +12,7 @@ class ToolchainError(OrchardError):
 
 
 class CompileError(OrchardError):
-    """The compiler refused a source. The message holds its first errors and where the full log lies."""
+    """A compiler refused a source. The message holds its first errors and where the full log, or it, lies."""
 
 
 class MissingVariantError(OrchardError):

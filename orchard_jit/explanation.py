@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from typing_extensions import Unpack
 
-from orchard_jit import call, nested
+from orchard_jit import call, resolution
 from orchard_jit.blocks import origin
 from orchard_jit.errors import OrchardError
 from orchard_jit.jit import library, recipe
-from orchard_jit.options import Options, resolve
+from orchard_jit.options import Options
 from orchard_jit.variant import FEATURES, Variant
 
 
@@ -82,7 +82,7 @@ def explain(
 
     """
     try:
-        variants = call.variants(_arguments(query, key, value, options))
+        variants = call.variants(resolution.resolve(query, key, value, options))
     except OrchardError:
         raise
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -90,12 +90,3 @@ def explain(
     compiled = all(library.find(recipe.for_variant(variant)) for variant in variants.values())
     blocks = {name: origin(variant) for name, variant in variants.items()}
     return Explanation(**variants, compiled=compiled, reason=None, blocks=blocks)
-
-
-def _arguments(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: Options
-) -> call.Arguments:
-    """The call, but for its seed: to draw one would change what follows."""
-    is_nested = query.is_nested or key.is_nested or value.is_nested
-    seed = torch.zeros(1, dtype=torch.int64, device=query.device) if options.get("dropout_p") else None
-    return (nested.resolve if is_nested else resolve)(query, key, value, seed=seed, **options)

@@ -33,8 +33,8 @@ def attention(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """`flash_attention` of jagged (B, H, sequence, D): each sequence attends to itself, without padding."""
     out, lse = (result[0] for result in call.forward(resolve(query, key, value, **options)))
-    nested_out = _like(query, out)
-    return (nested_out, _like(query, lse * call.LN_2)) if return_lse else nested_out
+    nested_out = like(query, out)
+    return (nested_out, like(query, lse * call.LN_2)) if return_lse else nested_out
 
 
 def resolve(
@@ -69,6 +69,11 @@ def resolve(
     )
 
 
+def like(query: Nested, rows: torch.Tensor) -> torch.Tensor:
+    """(H, total, ...) with the sequences of the query."""
+    return torch.nested.nested_tensor_from_jagged(rows, query.offsets(), jagged_dim=_RAGGED)
+
+
 def _check(name: str, tensor: Nested) -> None:
     if not tensor.is_nested or tensor.layout != torch.jagged:
         raise ValueError(
@@ -87,8 +92,3 @@ def _same_lengths(one: Nested, other: Nested) -> bool:
 
 def _longest(tensor: Nested) -> int:
     return int(tensor.offsets().diff().max()) if tensor.shape[0] else 0
-
-
-def _like(model: Nested, rows: torch.Tensor) -> torch.Tensor:
-    """(H, total, ...) with the model's sequences."""
-    return torch.nested.nested_tensor_from_jagged(rows, model.offsets(), jagged_dim=_RAGGED)

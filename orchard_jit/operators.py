@@ -57,6 +57,7 @@ _SCHEMAS = (
     f"backward(Tensor grad_out, Tensor? grad_lse, {_REQUIRED}, Tensor out, Tensor lse, bool of_bias) -> "
     "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, Tensor grad_sinks)",
     f"plan({_GIVEN}) -> str",
+    "refuse(str reason) -> ()",
 )
 
 _library = torch.library.Library("orchard_jit", "DEF")
@@ -190,6 +191,7 @@ def _batching_rule(name: str) -> Callable[..., Any]:
 
 
 _library.impl("attention", _attention_by_forward, "CompositeImplicitAutograd")
+_library.impl("refuse", binding.refuse, "CompositeExplicitAutograd")
 for _operator in (forward, backward, plan):
     _name = _operator.name().removeprefix("orchard_jit::")
     # The binding registers for other keys than these two, which it thereby hides without replacing them.

@@ -102,6 +102,11 @@ def resolve(
     return arguments._replace(arrays=mod.arrays, scalars=mod.scalars, score=mod.spec)
 
 
+def like(query: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """The operator's output (B, H, Sq, Dv) in the dimensions that the query was given with."""
+    return out if query.dim() == 4 else out.view(*query.shape[:-1], out.shape[-1])
+
+
 def _require_slopes(slopes: torch.Tensor, batch: int, heads: int) -> None:
     """A score function alone would read the nearest slope that there is."""
     by_batch = slopes.dim() == 2

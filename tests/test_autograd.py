@@ -9,8 +9,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import orchard_jit
-from orchard_jit import operators
+from orchard_jit import binding, operators
 from orchard_jit.call import Arguments
+from orchard_jit.errors import ToolchainError
 
 
 def inputs(*lengths, dim=16, dtype=torch.float32, heads=2):
@@ -145,6 +146,22 @@ def test_double_backward_is_refused_and_only_that():
     torch.testing.assert_close(grad, torch.autograd.grad(orchard_jit.flash_attention(q, k, v).sum(), q)[0])
     with pytest.raises(RuntimeError, match="double backward"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("error", (ToolchainError, KeyboardInterrupt))
+def test_what_ends_a_build_keeps_its_type_in_a_backward(device, error, monkeypatch):
+    def ends(recipes):
+        raise error("while it was compiled")
+
+    q = torch.randn(1, 2, 4, 16).to(device).requires_grad_()
+    out = orchard_jit.flash_attention(q, q, q)
+    binding.forget_kernels()
+    with monkeypatch.context() as patch:
+        patch.setattr(binding.library, "load_all", ends)
+        with pytest.raises(error, match="while it was compiled"):
+            out.sum().backward()
+    orchard_jit.flash_attention(q, q, q).sum().backward()
+    assert q.grad is not None
 
 
 def test_only_what_asks_for_a_gradient_gets_one():

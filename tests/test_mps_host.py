@@ -19,7 +19,7 @@ from orchard_jit import backends, binding
 from orchard_jit.backends import metal
 from orchard_jit.call import Arguments
 from orchard_jit.commands import checks
-from orchard_jit.errors import ToolchainError
+from orchard_jit.errors import CompileError, ToolchainError
 from orchard_jit.jit import render
 from orchard_jit.selection import select
 
@@ -31,7 +31,7 @@ if sys.platform != "darwin":
     from software_mac import apple, mps
 
 # Head dims that no other test compiles, because this process would remember their kernels.
-COUNTED, BROKEN, OLD_SYSTEM, NO_COMPILER = 9, 10, 11, 12
+COUNTED, BROKEN, OLD_SYSTEM, NO_COMPILER, TOO_LARGE = 9, 10, 11, 12, 13
 
 
 def inputs(head_dim=16, length=8):
@@ -123,12 +123,10 @@ def test_two_threads_at_once():
 
 
 @pytest.fixture
-def broken_templates(tmp_path, monkeypatch):
-    """The templates, with a mistake in the Metal source of the forward pass."""
+def templates(tmp_path, monkeypatch):
+    """A copy of the templates, for changes."""
     folder = tmp_path / "templates"
     shutil.copytree(render.templates_directory(), folder)
-    source = folder / "metal" / "forward.metal.j2"
-    source.write_text(source.read_text() + "\nkernel void mistaken() { undeclared = 1; }\n")
     render._environment.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(render, "templates_directory", lambda: folder)
@@ -137,16 +135,28 @@ def broken_templates(tmp_path, monkeypatch):
     binding.forget_kernels()
 
 
-def test_errors_of_the_metal_compiler_show_its_words_and_the_source(broken_templates, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kernel", ["forward", "backward"])
+def test_errors_of_the_metal_compiler_show_its_words_and_the_source(kernel, templates, tmp_path, monkeypatch):
+    """The backward's too, which is compiled on a thread of autograd's."""
+    mistaken = templates / "metal" / f"{kernel}.metal.j2"
+    mistaken.write_text(mistaken.read_text() + "\nkernel void mistaken() { undeclared = 1; }\n")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    q = torch.randn(1, 1, 8, BROKEN, device="mps")
-    with pytest.raises(RuntimeError, match="the Metal compiler refuses the forward kernel") as caught:
-        orchard_jit.flash_attention(q, q, q)
+    q = torch.randn(1, 1, 8, BROKEN, device="mps", requires_grad=True)
+    with pytest.raises(CompileError, match=f"the Metal compiler refuses the {kernel} kernel") as caught:
+        orchard_jit.flash_attention(q, q, q).sum().backward()
     source = Path(re.search(r"\(source: (.+?)\)", str(caught.value))[1])
     assert source.parent == tmp_path
     assert source.stat().st_mode & 0o777 == 0o600
     assert "undeclared = 1" in source.read_text()
     assert "undeclared" in str(caught.value).split("\n", 1)[1]
+
+
+def test_a_kernel_that_the_gpu_cannot_run_is_as_if_it_did_not_compile(templates):
+    source = templates / "metal" / "forward.metal.j2"
+    source.write_text(source.read_text().replace("({{ 32 * block.simdgroups }})", "(32)"))
+    q = torch.randn(1, 1, 8, TOO_LARGE, device="mps")
+    with pytest.raises(CompileError, match="runs it with 32 at most: choose fewer simdgroups"):
+        orchard_jit.flash_attention(q, q, q)
 
 
 def selected(kernel="forward", dtype="float32"):

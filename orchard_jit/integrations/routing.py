@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 
-from orchard_jit import functional, nested
+from orchard_jit import functional, resolution
 from orchard_jit.attention import flash_attention
 from orchard_jit.errors import MissingVariantError
 from orchard_jit.integrations import traced
 from orchard_jit.integrations.report import LEDGER
-from orchard_jit.options import resolve
 
 Attention = Callable[..., torch.Tensor]
 """With the signature of PyTorch's `scaled_dot_product_attention`."""
@@ -189,12 +188,11 @@ def route(
         query, key, value, ours = functional.translate(*arguments, **options)
         if in_graph:
             traced.check(query, key, value, attn_mask)
+            out = flash_attention(query, key, value, **ours)
         else:
-            is_nested = query.is_nested or key.is_nested or value.is_nested
-            seed = torch.zeros(1, dtype=torch.int64, device=query.device) if dropout_p else None
-            resolved = (nested.resolve if is_nested else resolve)(query, key, value, seed=seed, **ours)
+            resolved = resolution.resolve(query, key, value, ours)
             plan = LEDGER.plan(resolved)
-        out = flash_attention(query, key, value, **ours)
+            out = resolution.output(query, resolved)
     except _REFUSALS as error:
         reason = str(error).removeprefix("orchard_jit: ")
         return _fall_back(reason, strict, in_graph, arguments, options)

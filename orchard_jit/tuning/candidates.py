@@ -7,13 +7,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import torch
 
 from orchard_jit import backends
 from orchard_jit.errors import OrchardError
 from orchard_jit.jit import library, recipe
+from orchard_jit.jit.workers import workers
 from orchard_jit.tuning.result import Rejection
 from orchard_jit.variant import Variant
 
@@ -72,6 +72,7 @@ def built(
     """Those that are compiled by the deadline, in their order, and those that can't be compiled.
 
     As many are compiled at a time as there are processors. The first ones are compiled however long it takes.
+    Ctrl-C ends what is being compiled.
     """
 
     def attempt(number: int, variant: Variant) -> Rejection | bool:
@@ -85,15 +86,11 @@ def built(
         return True
 
     outcomes: dict[int, Rejection | bool] = {}
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        futures = {pool.submit(attempt, *numbered): numbered[0] for numbered in enumerate(variants)}
-        try:
-            for future in as_completed(futures):
-                outcomes[futures[future]] = future.result()
-                tell(sum(outcome is True for outcome in outcomes.values()))
-        except BaseException:  # Ctrl-C: what is being compiled is waited for, nothing else is begun
-            pool.shutdown(cancel_futures=True)
-            raise
+    with workers(os.cpu_count() or 1) as crew:
+        numbers = {crew.submit(attempt, *numbered): numbered[0] for numbered in enumerate(variants)}
+        for future in crew.ended():
+            outcomes[numbers[future]] = future.result()
+            tell(sum(outcome is True for outcome in outcomes.values()))
     ready = [variant for number, variant in enumerate(variants) if outcomes[number] is True]
     return ready, [outcome for outcome in outcomes.values() if isinstance(outcome, Rejection)]
 

@@ -8,4 +8,5 @@
 #include "journal.cpp"
 #include "kernels.cpp"
 #include "operators.cpp"
+#include "refusal.cpp"
 #include "requests.cpp"

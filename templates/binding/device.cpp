@@ -12,6 +12,7 @@
 #include "checks.h"
 #include "host.h"
 #include "journal.h"
+#include "refusal.h"
 #include "requests.h"
 
 namespace orchard {
@@ -144,7 +145,8 @@ void run(OrchardCall& call, const Request& request, const Tensor& query, MakeRol
     call.scratch = buffer(scratch);
   }
   const int32_t status = kernel.run(&call);
-  TORCH_CHECK(status == 0, "orchard_jit: the kernel failed with code ", status, ": ", error);
+  if (status == ORCHARD_NOT_COMPILED) refuse(error);
+  TORCH_CHECK(status == ORCHARD_DONE, "orchard_jit: the kernel failed with code ", status, ": ", error);
   note_call(request);
 }
 

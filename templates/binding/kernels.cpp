@@ -6,12 +6,14 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include "refusal.h"
+
 namespace orchard {
 namespace {
 
 /// Python's part: finds or builds the kernels that a JSON list asks for and writes their entry points.
-/// Returns 0, or writes the reason to `error`.
-using Resolver = int32_t (*)(const char* requests, Kernel* kernels, char* error, int64_t error_capacity);
+/// Returns 0, or leaves it to `refuse` to say why not.
+using Resolver = int32_t (*)(const char* requests, Kernel* kernels);
 
 struct Hash {
   size_t operator()(const Request& request) const {
@@ -37,9 +39,8 @@ bool find(const Request& request, Kernel* kernel) {
 /// Asks Python without holding the lock: a build takes seconds, and Python may come back in.
 void resolve(const std::vector<Request>& requests) {
   std::vector<Kernel> kernels(requests.size());
-  char error[8192] = "no resolver: import orchard_jit first";
-  if (!resolver || resolver(json(requests).c_str(), kernels.data(), error, sizeof error) != 0)
-    throw std::runtime_error(error);
+  if (!resolver) throw std::runtime_error("no resolver: import orchard_jit first");
+  if (resolver(json(requests).c_str(), kernels.data()) != 0) refuse("the resolver failed");
   std::unique_lock lock(guard);
   for (size_t i = 0; i < requests.size(); ++i) table[requests[i]] = kernels[i];
 }

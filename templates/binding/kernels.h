@@ -52,7 +52,7 @@ struct Kernel {
 };
 
 /// The kernel of a request, which is found, built or loaded first if this process has not used it yet.
-/// Throws std::runtime_error if that fails.
+/// If that fails, `refuse` ends the call.
 Kernel kernel_for(const Request& request);
 
 /// Makes sure that `kernel_for` will find all of these; the missing ones are made side by side.

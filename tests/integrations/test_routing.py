@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 import orchard_jit
+from orchard_jit import attention, options
 
 PYTORCHS = F.scaled_dot_product_attention
 LENGTH, DIM = 9, 8
@@ -50,6 +51,18 @@ def inputs(device="cpu", heads=2, dtype=torch.float32):
 def strided():
     """A last dimension that is not dense, which kernels refuse."""
     return torch.randn(2, 2, DIM, LENGTH).mT
+
+
+def nested():
+    sequences = [torch.randn(n, 2, DIM) for n in (5, 3)]
+    return torch.nested.nested_tensor(sequences, layout=torch.jagged).transpose(1, 2)
+
+
+of_each_kind = pytest.mark.parametrize(
+    "x",
+    [torch.randn(2, 2, LENGTH, DIM), torch.randn(LENGTH, DIM), nested()],
+    ids=["four dimensions", "two dimensions", "nested"],
+)
 
 
 def compiled(function):
@@ -120,13 +133,40 @@ class TestWhatIsRouted:
         torch.testing.assert_close(out, expected, **CLOSE)
         assert orchard_jit.report().calls == 1
 
+    @pytest.mark.parametrize("shape", [(LENGTH, DIM), (2, LENGTH, DIM), (2, 1, 3, LENGTH, DIM)])
+    def test_other_numbers_of_dimensions(self, routed, shape):
+        q, k, v = (torch.randn(shape) for _ in range(3))
+        mask = torch.randn(*shape[:-1], LENGTH) > 0
+        mask[..., 0] = True
+        for arguments in ((q, k, v), (q, k, v, mask)):
+            expected = PYTORCHS(*arguments)
+            with routed(strict=True):
+                out = F.scaled_dot_product_attention(*arguments)
+            torch.testing.assert_close(out, expected, **CLOSE)
+
     def test_nested_tensors(self, routed):
-        sequences = [torch.randn(n, 2, DIM) for n in (5, 3)]
-        nested = torch.nested.nested_tensor(sequences, layout=torch.jagged).transpose(1, 2)
-        expected = PYTORCHS(nested, nested, nested)
+        x = nested()
+        expected = PYTORCHS(x, x, x)
         with routed(strict=True):
-            out = F.scaled_dot_product_attention(nested, nested, nested)
+            out = F.scaled_dot_product_attention(x, x, x)
         torch.testing.assert_close(out.values(), expected.values(), **CLOSE)
+
+    @of_each_kind
+    @pytest.mark.parametrize("dropout", [0.0, 0.5])
+    def test_what_a_call_means_is_found_out_once(self, routed, x, dropout, monkeypatch):
+        """It takes as long as a small call, if sequences have lengths of their own."""
+        resolved = []
+
+        def counted(*arguments, **given):
+            resolved.append(arguments)
+            return bounds(*arguments, **given)
+
+        bounds = options.bounds
+        for module in (options, attention):
+            monkeypatch.setattr(module, "bounds", counted)
+        with routed(strict=True):
+            F.scaled_dot_product_attention(x, x, x, dropout_p=dropout)
+        assert len(resolved) == 1
 
     def test_autocast(self, routed):
         q, k, v = inputs()
@@ -165,13 +205,16 @@ class TestWhatIsRouted:
         torch.testing.assert_close(actual, expected, **CLOSE)
         assert list(orchard_jit.report().traced.values()) == [None]
 
-    def test_dropout_is_ours(self, routed):
-        q, k, v = inputs()
+    @of_each_kind
+    def test_dropout_is_ours(self, routed, x):
         torch.manual_seed(3)
-        expected = orchard_jit.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        expected = orchard_jit.flash_attention(x, x, x, dropout_p=0.5)
+        state = torch.get_rng_state()
         torch.manual_seed(3)
         with routed(strict=True):
-            assert torch.equal(F.scaled_dot_product_attention(q, k, v, dropout_p=0.5), expected)
+            out = F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
+        assert torch.equal(*(y.values() if y.is_nested else y for y in (out, expected)))
+        assert torch.equal(torch.get_rng_state(), state)
 
     def test_checkpointing_with_the_backward_inside(self, routed, device):
         q, k, v = inputs(device)

@@ -29,6 +29,12 @@ SEVERAL = """
     from orchard_jit.jit import library
     library.load_all([make_recipe(f"int answer() {{ return {i}; }}") for i in range(4)])
 """
+CANDIDATES = """
+    from orchard_jit.selection import select
+    from orchard_jit.tuning import candidates
+    default = select(backend="cpu", kernel="forward", dtype="float32", head_dim=8, head_dim_v=8)
+    candidates.built([default, *candidates.neighbours(default)], float("inf"), lambda done: None)
+"""
 
 
 @pytest.fixture(params=["--version", "-c", "-shared"])
@@ -105,8 +111,9 @@ def test_ctrl_c(empty_cache, start, stage, whole_group):
     assert all(lock.is_free(path) for path in empty_cache.glob("v1/.locks/*"))
 
 
-def test_ctrl_c_ends_several_builds_and_begins_no_other(empty_cache, start):
-    process = start(SEVERAL, "-c")
+@pytest.mark.parametrize("code", [SEVERAL, CANDIDATES], ids=["of a call", "of tuning"])
+def test_ctrl_c_ends_several_builds_and_begins_no_other(empty_cache, start, code):
+    process = start(code, "-c")
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert err.rstrip().endswith("KeyboardInterrupt")
