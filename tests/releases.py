@@ -36,6 +36,7 @@ CORE = {
     "autocast": ("tests/test_autocast.py",),
     "torch.func": ("tests/test_transforms.py",),
     "interfaces": ("tests/test_interfaces.py",),
+    "routing": ("tests/integrations/test_routing.py",),
     "first call": ("tests/jit/test_first_call.py",),
 }
 

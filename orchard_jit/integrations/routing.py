@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -20,11 +20,10 @@ import torch
 from orchard_jit import functional, resolution
 from orchard_jit.attention import flash_attention
 from orchard_jit.errors import MissingVariantError
-from orchard_jit.integrations import traced
+from orchard_jit.integrations import regions, traced
+from orchard_jit.integrations.regions import Attention
 from orchard_jit.integrations.report import LEDGER
 
-Attention = Callable[..., torch.Tensor]
-"""With the signature of PyTorch's `scaled_dot_product_attention`."""
 PYTORCHS: Attention = torch._C._nn.scaled_dot_product_attention
 """The function that `torch.nn.functional.scaled_dot_product_attention` is, unless somebody replaced it."""
 
@@ -64,13 +63,13 @@ def sdpa(*, strict: bool = False) -> Iterator[None]:
 @contextmanager
 def region(attention: Attention) -> Iterator[None]:
     """Let another attention than PyTorch's run where this thread calls PyTorch's; in all else as `sdpa`."""
-    outer = _regions()
+    outer = regions.current()
     _replacement.acquire()
-    torch._C._stash_obj_in_tls(_REGIONS, (*outer, attention))
+    regions.enter((*outer, attention))
     try:
         yield
     finally:
-        torch._C._stash_obj_in_tls(_REGIONS, outer)
+        regions.enter(outer)
         _replacement.release()
 
 
@@ -102,13 +101,6 @@ def restore_sdpa() -> None:
 _switching = threading.Lock()
 _process: Attention | None = None
 """What `replace_sdpa` has put in the place of PyTorch's."""
-_REGIONS = "orchard_jit.sdpa"
-"""Where PyTorch keeps which regions a thread is in. It takes that along into autograd's threads."""
-
-
-def _regions() -> tuple[Attention, ...]:
-    """The attention of each region that this thread is in, the innermost last."""
-    return torch._C._get_obj_in_tls(_REGIONS) if torch._C._is_key_in_tls(_REGIONS) else ()
 
 
 class _Replacement:
@@ -158,8 +150,8 @@ def _routed(*args: Any, **kwargs: Any) -> torch.Tensor:
 
 
 def _route_or_not(*args: Any, **kwargs: Any) -> torch.Tensor:
-    regions = _regions()
-    attention = regions[-1] if regions else _process or PYTORCHS
+    inside = regions.current()
+    attention = inside[-1] if inside else _process or PYTORCHS
     return attention(*args, **kwargs)
 
 
