@@ -120,7 +120,7 @@ def _packed(
 
 def _counted(arguments: Arguments) -> torch.Tensor:
     """The output of a call, which `orchard_jit.report` then knows of."""
-    out, _ = call.forward(arguments)
+    out = call.output(arguments)
     if torch.compiler.is_compiling() or traced.is_traced(*arguments[:3]):
         features = (
             ("causal", arguments.right == 0),
