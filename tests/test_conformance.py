@@ -114,6 +114,7 @@ LAYOUTS = {
     "slice of packed qkv": lambda b, h, s, d, **o: torch.randn(b, s, 3, h, d, **o)[:, :, 1].transpose(1, 2),
     "padded rows": lambda b, h, s, d, **o: torch.randn(b, h, s, d + 5, **o)[..., :d],
     "padded rows, odd offset": lambda b, h, s, d, **o: torch.randn(b, h, s, d + 5, **o)[..., 3 : d + 3],
+    "even rows, odd offset": lambda b, h, s, d, **o: torch.randn(b, h, s, d + 6, **o)[..., 3 : d + 3],
     "every other row": lambda b, h, s, d, **o: torch.randn(b, h, 2 * s, d, **o)[:, :, ::2],
     "expanded batch": lambda b, h, s, d, **o: torch.randn(1, h, s, d, **o).expand(b, h, s, d),
     "expanded heads": lambda b, h, s, d, **o: torch.randn(b, 1, s, d, **o).expand(b, h, s, d),

@@ -31,7 +31,7 @@ struct FewRows : Strip<1> {
       for (int r = 0; r < kHeight; r++) {
         const Operand* key = keys[min(first + r, count - 1)];
         Vector sums[Few] = {};
-        if (kInPlace) prefetch<steps(kHeadDim)>(keys, first + r);
+        if (kRowsInPlace<kHeadDim>) prefetch<steps(kHeadDim)>(keys, first + r);
         ORCHARD_UNROLL
         for (int t = 0; t < steps(kHeadDim); t += kLanes) {
           const OperandVector depth = load_operands(key + t);
