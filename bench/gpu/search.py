@@ -73,12 +73,12 @@ TIMED = (
     ("grad_query", "float16", 256, {"dq_split": 8, "dq_simdgroups": 8}, 1.45),
     ("grad_query", "float32", 64, {"dq_rows": 8, "dq_split": 1}, 1.3),
     ("grad_query", "float32", 128, {"dq_rows": 8, "dq_split": 2}, 1.3),
+    ("grad_query", "float32", 256, {"dq_columns": 16}, 0.93),
     ("grad_key_value", "float16", 64, {"dkv_rows": 8, "dkv_split": 1}, 1.15),
     ("grad_key_value", "float16", 256, {"dkv_split": 8, "dkv_simdgroups": 8}, 1.45),
     ("grad_key_value", "float32", 64, {"dkv_rows": 8, "dkv_split": 1}, 1.3),
     ("grad_key_value", "float32", 96, {"dkv_split": 2}, 1.0),
     ("grad_key_value", "float32", 128, {"dkv_rows": 8, "dkv_split": 2}, 1.3),
-    ("grad_query", "float32", 256, {"dq_columns": 16}, 0.93),
     ("grad_key_value", "float32", 256, {"dkv_columns": 8}, 1.02),
     ("grad_key_value", "float16", 80, {"dkv_columns": 16}, 0.93),
 )

@@ -69,9 +69,7 @@ def translate(
     source = folder / f"{name}.metal"
     source.write_text(recipe.for_variant(variant).files[f"{variant.kernel}.metal"])
     limit = registers or None
-    counts = (
-        mode == REGISTERS
-    )  # and computes nothing: ptxas is given the limit, and may find a lower one better
+    counts = mode == REGISTERS  # and computes nothing: ptxas gets the limit, and lower ones if it spills
     ptx = to_ptx(source, mode, registers=None if counts else limit)
     (folder / f"{name}.ptx").write_text(ptx)
     taken = resources(ptx, registers=limit if counts else None) if with_resources else None
