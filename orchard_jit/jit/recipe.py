@@ -143,11 +143,11 @@ def for_binding() -> Recipe:
         # PyTorch has loaded the OpenMP runtime already; linking another would start a second thread pool.
         # Without the macro PyTorch's headers declare every operator there is, which takes seconds to read.
         compile_flags=(
-            *("-O1", "-fvisibility=hidden", "-DAT_PER_OPERATOR_HEADERS"),
+            *("-O1", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-DAT_PER_OPERATOR_HEADERS"),
             *(() if on_mac else ("-fopenmp",)),
             *_user_flags(),
         ),
-        link_flags=(),
+        link_flags=() if on_mac else ("-Wl,-s",),  # names are a fifth of the file, which each process sums up
         exports=("orchard_set_resolver", "orchard_forget_kernels"),
     )
 
