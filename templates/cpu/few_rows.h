@@ -12,6 +12,34 @@ constexpr int kMostFew = max(kLanes / 4, 1);
 /// Whether the head dims are whole vectors.
 constexpr bool kFewRows = steps(kHeadDim) % kLanes == 0 && kHeadDimV % kLanes == 0;
 
+/// What products of few rows run along, or down: numbers as they lie, read once; pairs as operands.
+template <int Dim>
+auto few_along(Rows<const Element> rows, [[maybe_unused]] int64_t count, [[maybe_unused]] Operand* space) {
+  if constexpr (kStep == 1) {
+    return rows;
+  } else {
+    return packed_along<Dim>(rows, count, space);
+  }
+}
+template <int Dim>
+auto few_down(Rows<const Element> rows, [[maybe_unused]] int64_t count, [[maybe_unused]] Operand* space) {
+  if constexpr (kStep == 1) {
+    return rows;
+  } else {
+    return packed_down<Dim>(rows, count, space);
+  }
+}
+
+/// Numbers are widened on their way.
+template <class T>
+ORCHARD_INLINE OperandVector load_as_operands(const T* from) {
+  if constexpr (std::is_same_v<T, Operand>) {
+    return load_operands(from);
+  } else {
+    return load(from);
+  }
+}
+
 template <int Few>
 struct FewRows : Strip<1> {
   Rows<const Operand> rows;  // [Few][steps(kHeadDim)], the queries once more
@@ -22,40 +50,52 @@ struct FewRows : Strip<1> {
     }
   }
 
-  template <class Body>
-  ORCHARD_INLINE void multiply_keys(Rows<const Operand> keys, int count, Body body) const {
-    constexpr int kHeight = tile_height(1);
+  /// Lanes of a tile's vectors that are no row hold anything.
+  template <class T, class Body>
+  ORCHARD_INLINE void multiply_keys(Rows<const T> keys, int count, Body body) const {
+    constexpr int kHeight = tile_height(1), kAtOnce = min(4, kLanes / Few);
     for (int first = 0; first < count; first += kHeight) {
-      Tile<kHeight, 1> tile = {};
+      Tile<kHeight, 1> tile;
       ORCHARD_UNROLL
-      for (int r = 0; r < kHeight; r++) {
-        const Operand* key = keys[min(first + r, count - 1)];
-        Vector sums[Few] = {};
-        if (kRowsInPlace<kHeadDim>) prefetch<steps(kHeadDim)>(keys, first + r);
-        ORCHARD_UNROLL
-        for (int t = 0; t < steps(kHeadDim); t += kLanes) {
-          const OperandVector depth = load_operands(key + t);
-          for (int row = 0; row < Few; row++) multiply_add(sums[row], depth, load_operands(rows[row] + t));
-        }
-        for (int row = 0; row < Few; row++) tile.at[r][0][row] = orchard::sum(sums[row]);
-      }
+      for (int r = 0; r < kHeight; r += kAtOnce) multiply_some<kAtOnce>(keys, count, first + r, &tile.at[r]);
       body(first, tile);
     }
   }
 
-  template <class Body>
-  ORCHARD_INLINE void multiply_values(Rows<const Operand> values, Rows<const Operand> weights, int count,
+  /// The products of `Keys` keys from `first` on: each a sum over lanes, all of which are added up together.
+  template <int Keys, class T>
+  ORCHARD_INLINE void multiply_some(Rows<const T> keys, int count, int first, Vector (*products)[1]) const {
+    Vector sums[kLanes] = {};  // [key][row]
+    ORCHARD_UNROLL
+    for (int r = 0; r < Keys; r++) {
+      const T* key = keys[min(first + r, count - 1)];
+      prefetch<steps(kHeadDim)>(keys, first + r);
+      ORCHARD_UNROLL
+      for (int t = 0; t < steps(kHeadDim); t += kLanes) {
+        const OperandVector depth = load_as_operands(key + t);
+        for (int row = 0; row < Few; row++) multiply_add(sums[r * Few + row], depth, load_operands(rows[row] + t));
+      }
+    }
+    hand_out(orchard::sums(sums), products, std::make_integer_sequence<int, Keys>{});
+  }
+  template <int... Keys>
+  ORCHARD_INLINE static void hand_out(Vector sums, Vector (*products)[1], std::integer_sequence<int, Keys...>) {
+    ((products[Keys][0] = rotate<Keys * Few>(sums)), ...);
+  }
+
+  template <class T, class Body>
+  ORCHARD_INLINE void multiply_values(Rows<const T> values, Rows<const Operand> weights, int count,
                                       Body body) const {
     for_each_chunk<kHeadDimV / kLanes, kRegisters / 2 / Few>([&](int chunk, auto width) {
-      const Rows<const Operand> columns = values.from_column(chunk * kLanes);
+      const Rows<const T> columns = values.from_column(chunk * kLanes);
       Vector sums[Few][width] = {};
       for (int t = 0; t < steps(count); t++) {
-        if (kInPlace) prefetch<width * kLanes>(columns, t);
+        if (kStep == 1) prefetch<width * kLanes>(columns, t);
         for (int row = 0; row < Few; row++) {
           const OperandVector weight = weights[t][row] - OperandVector{};
           ORCHARD_UNROLL
           for (int v = 0; v < width; v++)
-            multiply_add(sums[row][v], weight, load_operands(columns[t] + v * kLanes));
+            multiply_add(sums[row][v], weight, load_as_operands(columns[t] + v * kLanes));
         }
       }
       for (int v = 0; v < width; v++) {

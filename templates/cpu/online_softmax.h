@@ -60,9 +60,9 @@ ORCHARD_INLINE Vector inverse(Vector sum) { return sum == 0 ? sum : 1 / sum; }
 /// These keys join those that the strip has met before. finish(first, tile) makes a tile of products the final scores
 /// of the keys from `first` on; weigh(weight, row, v) is what a value is multiplied by. The scores are gone through
 /// twice: for their maximum, and for the weights that are relative to it.
-template <class AnyStrip, class Finish, class Weigh>
-ORCHARD_INLINE void attend_twice(AnyStrip strip, Rows<const Operand> keys, Rows<const Operand> values, int count,
-                           Rows<Real> scores, Finish finish, Weigh weigh) {
+template <class AnyStrip, class T, class Finish, class Weigh>
+ORCHARD_INLINE void attend_twice(AnyStrip strip, Rows<const T> keys, Rows<const T> values, int count,
+                                 Rows<Real> scores, Finish finish, Weigh weigh) {
   constexpr int kWidth = AnyStrip::kWidth;
   Vector largest[kWidth];
   for (Vector& score : largest) score = broadcast(-kInfinity);
