@@ -31,7 +31,7 @@ struct Scores {
         ORCHARD_UNROLL
         for (int key = 0; key < kLanes; key++) {
           if (first + key >= meeting.count) added[key] = broadcast(-kInfinity);
-          seen |= added[key] != -kInfinity;
+          seen |= (IntegerVector)added[key] ^ (IntegerVector)broadcast(-kInfinity);
           if (first + key < rows) store(block[first + key] + v * kLanes, added[key]);
         }
       }
