@@ -4,7 +4,9 @@
     python bench/cpu.py --only small,decode --rounds 5
 
 Ours and PyTorch's are called in turn in one process, outputs allocated by both. A ratio is PyTorch's time
-divided by ours, the median of the rounds. A cell in **bold** falls short of its section's wanted ratio.
+divided by ours, the median of the rounds. A cell in **bold** falls short of its section's wanted ratio. For
+those on one thread a second table follows: the share of the processor's peak that our kernel reaches now, and
+the share that the wanted ratio would take. No kernel of these instructions reaches more than 100 %.
 """
 
 from __future__ import annotations
@@ -49,21 +51,38 @@ def marked(pair: Pair, least: float) -> str:
     return text if pair.ratio >= least else f"**{text}**"
 
 
+def needed(call: Call, name: str, pair: Pair) -> str:
+    """The share of the peak that a pass reaches, and the one that its wanted ratio takes."""
+    if pair.ratio >= wanted(call, name):
+        return ""
+    share = call.flops(name) / pair.ours / measure("cpu", call.dtype, call.threads).flops
+    return f"{share:.0%} → {share * wanted(call, name) / pair.ratio:.0%}"
+
+
 def grid(dtype: str, lengths: Sequence[int], rounds: int) -> Iterator[str]:
+    header = [row("S", *(f"D{head_dim}" for head_dim in HEAD_DIMS)), row(*["---"] * (1 + len(HEAD_DIMS)))]
     for threads, causal in itertools.product(THREADS, (False, True)):
         shape = "causal" if causal else "full"
-        yield f"\n{dtype}, {shape}, {threads} thread{'s' * (threads > 1)}: forward / backward\n"
-        yield row("S", *(f"D{head_dim}" for head_dim in HEAD_DIMS))
-        yield row(*["---"] * (1 + len(HEAD_DIMS)))
+        title = f"{dtype}, {shape}, {threads} thread{'s' * (threads > 1)}"
+        short = []
+        yield f"\n{title}: forward / backward\n"
+        yield from header
         for length in lengths:
-            cells = []
+            cells, shares = [], []
             for head_dim in HEAD_DIMS:
                 call = replace(
                     GRID, dtype=dtype, length=length, head_dim=head_dim, causal=causal, threads=threads
                 )
                 pairs = {name: call.against_pytorch(name, rounds) for name in PASSES}
                 cells.append(" / ".join(marked(pairs[name], wanted(call, name)) for name in PASSES))
+                if threads == 1:
+                    shares.append(", ".join(filter(None, (needed(call, *pair) for pair in pairs.items()))))
             yield row(str(length), *cells)
+            if any(shares):
+                short.append(row(str(length), *shares))
+        if short:
+            yield f"\n{title}: share of the peak now → for the wanted ratio\n"
+            yield from (*header, *short)
 
 
 def peak(rounds: int) -> Iterator[str]:
