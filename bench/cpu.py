@@ -52,14 +52,19 @@ def marked(pair: Pair, least: float) -> str:
     return text if pair.ratio >= least else f"**{text}**"
 
 
+def share(call: Call, name: str, pair: Pair) -> float:
+    """Of the peak, measured now: the machine's clock is not constant."""
+    return call.flops(name) / pair.fastest / measure("cpu", call.dtype, call.threads).flops
+
+
 def needed(call: Call, name: str, pair: Pair, rounds: int) -> str:
     """The share of the peak that a pass reaches, and the one that its wanted ratio takes."""
     if pair.ratio >= wanted(call, name):
         return ""
     if call.length <= SHORT:  # so little time that the machine's moods show
         pair = call.against_pytorch(name, 4 * rounds)
-    share = call.flops(name) / pair.fastest / measure("cpu", call.dtype, call.threads).flops
-    return f"{share:.0%} → {share * wanted(call, name) / pair.ratio_of_minima:.0%}"
+    now = share(call, name, pair)
+    return f"{now:.0%} → {now * wanted(call, name) / pair.ratio_of_minima:.0%}"
 
 
 def grid(dtype: str, lengths: Sequence[int], rounds: int) -> Iterator[str]:
@@ -96,11 +101,7 @@ def peak(rounds: int) -> Iterator[str]:
     for dtype in ("float32", "bfloat16"):
         for length, head_dim in itertools.product((512, 2048), (64, 128)):
             call = replace(GRID, dtype=dtype, length=length, head_dim=head_dim)
-            shares = []
-            for name in PASSES:
-                flops = measure("cpu", dtype, 1).flops  # just before: the machine's clock is not constant
-                share = call.flops(name) / call.against_pytorch(name, 4 * rounds).fastest / flops
-                shares.append(f"{share:.0%}")
+            shares = [f"{share(call, name, call.against_pytorch(name, 4 * rounds)):.0%}" for name in PASSES]
             yield row(dtype, str(length), str(head_dim), *shares)
 
 

@@ -12,24 +12,6 @@ constexpr int kMostFew = max(kLanes / 4, 1);
 /// Whether the head dims are whole vectors.
 constexpr bool kFewRows = steps(kHeadDim) % kLanes == 0 && kHeadDimV % kLanes == 0;
 
-/// What products of few rows run along, or down: numbers as they lie, read once; pairs as operands.
-template <int Dim>
-auto few_along(Rows<const Element> rows, [[maybe_unused]] int64_t count, [[maybe_unused]] Operand* space) {
-  if constexpr (kStep == 1) {
-    return rows;
-  } else {
-    return packed_along<Dim>(rows, count, space);
-  }
-}
-template <int Dim>
-auto few_down(Rows<const Element> rows, [[maybe_unused]] int64_t count, [[maybe_unused]] Operand* space) {
-  if constexpr (kStep == 1) {
-    return rows;
-  } else {
-    return packed_down<Dim>(rows, count, space);
-  }
-}
-
 /// Numbers are widened on their way.
 template <class T>
 ORCHARD_INLINE OperandVector load_as_operands(const T* from) {
