@@ -17,7 +17,7 @@ constexpr Real kLargest = sizeof(Real) == 4 ? __FLT_MAX__ : __DBL_MAX__;
 /// A natural score in base 2. What is finite stays so: the lowest number hides no key, only -inf does.
 ORCHARD_INLINE Vector in_base_2(Vector score) {
   Vector power = score * kLog2E;
-  power = power < -kLargest ? broadcast(-kLargest) : power > kLargest ? broadcast(kLargest) : power;
+  power = max(broadcast(-kLargest), min(broadcast(kLargest), power));
   return score - score == 0 ? power : score;
 }
 

@@ -36,11 +36,23 @@ struct Exp2<double> {
   static constexpr int kMantissaBits = 52, kBias = 1023;
 };
 
+/// Numbers, each for all lanes: instructions read such vectors from memory themselves.
+template <int Count>
+struct Repeated {
+  constexpr explicit Repeated(const Real (&numbers)[Count]) : lanes{} {
+    for (int i = 0; i < Count; i++) {
+      for (Real& lane : lanes[i]) lane = numbers[i];
+    }
+  }
+  alignas(kVectorBytes) Real lanes[Count][kLanes];
+};
+constexpr Repeated kCoefficients(Exp2<Real>::kCoefficients);
+
 ORCHARD_INLINE Vector exp2_polynomial(Vector x) {
   constexpr int kDegree = sizeof(Exp2<Real>::kCoefficients) / sizeof(Real) - 1;
-  const Real* coefficients = Exp2<Real>::kCoefficients;
+  const Vector* coefficients = reinterpret_cast<const Vector*>(kCoefficients.lanes);
   asm volatile("" : "+r"(coefficients));  // read anew: kept in registers, the products between would miss these
-  Vector result = broadcast(coefficients[kDegree]);
+  Vector result = coefficients[kDegree];
   ORCHARD_UNROLL
   for (int i = kDegree - 1; i >= 0; i--) result = result * x + coefficients[i];
   return result;
@@ -68,14 +80,13 @@ ORCHARD_INLINE Vector exp2(Vector x) {
   using Constants = Exp2<Real>;
   // Added to x, this rounds to an integer and leaves n + bias in the lowest bits, ready to become an exponent.
   constexpr Real kShift = Real(3ll << (Constants::kMantissaBits - 1)) + Constants::kBias;
-  const Vector lowest = broadcast(-Constants::kBias);
-  x = x < lowest ? lowest : x;
+  x = max(broadcast(-Constants::kBias), x);
   const Vector shifted = x + kShift;
   const Vector power = (Vector)((IntegerVector)shifted << Constants::kMantissaBits);
   return exp2_polynomial(x - (shifted - kShift)) * power;
 }
 
 /// For any x. What is beyond 64 may count as that.
-ORCHARD_INLINE Vector exp2_or_huge(Vector x) { return exp2(kScalesPowers ? x : x > 64 ? broadcast(64) : x); }
+ORCHARD_INLINE Vector exp2_or_huge(Vector x) { return exp2(kScalesPowers ? x : min(broadcast(64), x)); }
 
 }  // namespace orchard

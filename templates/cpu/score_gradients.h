@@ -16,15 +16,15 @@ struct Space {
     grad_scores = arena.take<Real>((keys + kTallest) * kStrip);
     kept = arena.take<Real>(kDropout ? (keys + kTallest) * kStrip : 0);
     grad_columns = arena.take<Operand>(kStep == 1 ? 0 : steps(keys + kTallest) * kStrip);
-    key = arena.take<Operand>(kInPlace ? 0 : keys * steps(kHeadDim));
-    key_columns = arena.take<Operand>(kStep == 1 ? 0 : steps(keys) * kHeadDim);
+    key = arena.take<Operand>(kStep == 1 ? 0 : keys * steps(kHeadDim));
+    key_columns = arena.take<Operand>(steps(keys) * pitch(kHeadDim));
     value = arena.take<Operand>(kInPlace ? 0 : keys * steps(kHeadDimV));
   }
 
   /// A block of keys and values.
   KeyOperands pack(Rows<const Element> keys, Rows<const Element> values, int64_t count) const {
-    const Rows<const Operand> key_rows = packed_along<kHeadDim>(keys, count, key);
-    return {key_rows, kStep == 1 ? key_rows : packed_down<kHeadDim>(keys, count, key_columns),
+    const Rows<const Operand> columns = packed_down<kHeadDim>(keys, count, key_columns);
+    return {kStep == 1 ? columns : packed_along<kHeadDim>(keys, count, key), columns,
             packed_along<kHeadDimV>(values, count, value), {}};
   }
 
