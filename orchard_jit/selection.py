@@ -35,7 +35,7 @@ def select(
     device = backends.get(backend)
     variant = Variant(
         backend=backend,
-        arch=device.kernel_arch(arch or device.arch(), dtype),
+        arch=device.kernel_arch(arch or device.arch(), kernel, dtype),
         kernel=kernel,
         dtype=dtype,
         head_dim=head_dim,

@@ -216,7 +216,7 @@ PACKED += [{"causal": True, "window": (9, 0), "sinks": True, "dropout_p": 0.2, "
 
 
 @pytest.mark.parametrize("options", PACKED, ids=str)
-def test_packed_sequences(device, options):
+def test_packed_sequences(device, options, dtype=torch.float32):
     """Each sequence as if it were alone: lengths that differ, queries without keys, keys without queries."""
     query_lengths, key_lengths = [13, 0, 40, 1, 9], [21, 5, 33, 1, 0]
     options = dict(options)
@@ -224,8 +224,8 @@ def test_packed_sequences(device, options):
         torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
         for lengths in (query_lengths, key_lengths)
     ]
-    q = torch.randn(sum(query_lengths), HEADS, 24)
-    k, v = (torch.randn(sum(key_lengths), KV_HEADS, 24) for _ in range(2))
+    q = torch.randn(sum(query_lengths), HEADS, 24).to(dtype)
+    k, v = (torch.randn(sum(key_lengths), KV_HEADS, 24).to(dtype) for _ in range(2))
     theirs = {"alignment": "lower_right"}
     if options.get("sinks"):
         theirs["sinks"] = torch.randn(HEADS)
@@ -249,7 +249,7 @@ def test_packed_sequences(device, options):
     )
     out = call.forward(arguments)[0][0]
     out = out.transpose(0, 1)
-    grad_out = torch.randn(out.shape)
+    grad_out = torch.randn(out.shape).to(dtype)
     grads = torch.autograd.grad(out, leaves, grad_out.to(device))
 
     if "dropout_p" in options:
@@ -271,7 +271,7 @@ def test_packed_sequences(device, options):
             length = max(int(q_end - q_begin), 1)
             theirs["score"] = lambda s, b, h, i, j, length=length: s + slope.double()[h] * (j - i) / length
         expected = reference.result(*one, grad_out[q_begin:q_end].transpose(0, 1)[None], **theirs)
-        close(out[q_begin:q_end].transpose(0, 1)[None], expected.out, 4e-6, 1e-6, f"out of sequence {n}")
+        close(out[q_begin:q_end].transpose(0, 1)[None], expected.out, TOLERANCE[dtype], 1e-6, f"out of sequence {n}")
         size = 0.1 * grad_out.double().norm().item()
         wanted = dict(zip(("query", "key", "value"), expected.grads, strict=True))
         for what, grad, rows in (
@@ -282,7 +282,7 @@ def test_packed_sequences(device, options):
             close(
                 grad[rows].transpose(0, 1)[None],
                 wanted[what],
-                8e-6,
+                2 * TOLERANCE[dtype],
                 size,
                 f"gradient of {what} of sequence {n}",
             )

@@ -22,8 +22,8 @@ class Backend(ABC):
     def arch(self) -> str:
         """The instruction set or GPU family of this machine."""
 
-    def kernel_arch(self, arch: str, dtype: str) -> str:
-        """The least demanding arch with the same kernels for a dtype."""
+    def kernel_arch(self, arch: str, kernel: str, dtype: str) -> str:
+        """The least demanding arch with the same kernel for a dtype."""
         return arch
 
     @abstractmethod

@@ -13,9 +13,12 @@ from orchard_jit.variant import DTYPES, Variant
 
 _OF_PAIRS = "x86-64-v4-bf16"
 """AVX-512 with an instruction that multiplies pairs of bfloat16 and adds them up in float32."""
+_OF_TILES = "x86-64-v4-amx"
+"""That, and AMX, which multiplies tiles of such pairs."""
 
-_VECTOR_BYTES = {_OF_PAIRS: 64, "x86-64-v4": 64, "x86-64-v3": 32, "x86-64": 16, "arm64": 16}
+_VECTOR_BYTES = {_OF_TILES: 64, _OF_PAIRS: 64, "x86-64-v4": 64, "x86-64-v3": 32, "x86-64": 16, "arm64": 16}
 _MACHINE_FLAGS = {
+    _OF_TILES: ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mprefer-vector-width=512"),
     _OF_PAIRS: ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
     "x86-64-v4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
     "x86-64-v3": ("-march=x86-64-v3",),
@@ -44,13 +47,19 @@ class CpuBackend(Backend):
             level = _X86_LEVELS.get(torch.backends.cpu.get_cpu_capability(), "x86-64")
             # Not `torch.cpu.get_capabilities`, which releases before 2.6 don't have.
             pairs = level == "x86-64-v4" and torch.cpu._is_avx512_bf16_supported()
+            if pairs and _grants_tiles():
+                return _OF_TILES
             return _OF_PAIRS if pairs else level
         raise NotImplementedError(
             f"orchard_jit has kernels for x86-64 and arm64 processors, not for {machine}"
         )
 
-    def kernel_arch(self, arch: str, dtype: str) -> str:
-        return "x86-64-v4" if arch == _OF_PAIRS and dtype != "bfloat16" else arch
+    def kernel_arch(self, arch: str, kernel: str, dtype: str) -> str:
+        if arch in (_OF_PAIRS, _OF_TILES) and dtype != "bfloat16":
+            return "x86-64-v4"
+        if arch == _OF_TILES and kernel == "decode":
+            return _OF_PAIRS  # it waits for memory, and its few rows would fill no tile
+        return arch
 
     def device(self) -> str:
         if platform.system() == "Darwin":
@@ -82,7 +91,8 @@ class CpuBackend(Backend):
     def context(self, variant: Variant) -> Mapping[str, object]:
         return {
             "vector_bytes": _VECTOR_BYTES[variant.arch],
-            "multiplies_pairs": variant.arch == _OF_PAIRS,
+            "multiplies_pairs": variant.arch in (_OF_PAIRS, _OF_TILES),
+            "multiplies_tiles": variant.arch == _OF_TILES,
         }
 
     def machine(self, variant: Variant) -> str:
@@ -96,3 +106,12 @@ class CpuBackend(Backend):
 
     def link_flags(self, variant: Variant) -> tuple[str, ...]:
         return ()
+
+
+def _grants_tiles() -> bool:
+    """Whether there is AMX, and the operating system lets this process use it. Asking for it is granting it."""
+    import torch
+
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # since 2.4
+    initialise = getattr(torch.cpu, "_init_amx", None)  # since 2.6
+    return bool(supported and initialise and supported() and initialise())

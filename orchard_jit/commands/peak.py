@@ -72,9 +72,11 @@ def _recipe(dtype: str) -> Recipe:
     context = backend.context(variant)
     machine = backend.machine(variant)
     real = "double" if dtype == "float64" else "float"
-    operands = "bfloat16 pairs" if context["multiplies_pairs"] else f"float{64 if real == 'double' else 32}"
+    kind = "tiles" if context["multiplies_tiles"] else "pairs"
+    operands = f"bfloat16 {kind}" if context["multiplies_pairs"] else f"float{64 if real == 'double' else 32}"
     files = Rendering(
         "bench/peak.cpp.j2",
+        "cpu/amx.h",
         real=real,
         machine=machine,
         chains=_VECTOR_REGISTERS.get(variant.arch, _OTHER_REGISTERS) - _FACTORS,
@@ -86,7 +88,7 @@ def _recipe(dtype: str) -> Recipe:
         shelf=platform_tag(machine),
         origin=files.origin,
         files=files,
-        sources=tuple(files),
+        sources=("peak.cpp",),
         compile_flags=backend.compile_flags(variant),
         link_flags=(),
     )

@@ -42,8 +42,11 @@ ORCHARD_INLINE Vector score_of(Vector product, Real product_scale) {
 }
 
 /// A strip is as many vectors of queries as make a good tile. Its matrices are transposed: lanes are queries.
-constexpr int kStripVectors = kRegisters == 32 ? 4 : 2;
+constexpr int kStripVectors = kTiles || kRegisters == 32 ? 4 : 2;
 constexpr int kStrip = kStripVectors * kLanes;
+/// A narrow strip takes a short rest, which is still a whole depth of products that sum up over queries.
+constexpr int kNarrowVectors = kTiles ? 2 : 1;
+constexpr int kNarrow = kNarrowVectors * kLanes;
 
 /// One query head of one sequence, and where its rows lie.
 struct Head {
@@ -81,18 +84,18 @@ struct Head {
   }
 };
 
-/// Calls body(width, row) for the strips of `rows` queries: whole ones, then single vectors for a short rest.
+/// Calls body(width, row) for the strips of `rows` queries: whole ones, then narrow ones for a short rest.
 template <class Body>
 ORCHARD_INLINE void for_each_strip(int64_t rows, Body body) {
   int64_t row = 0;
   for (; rows - row > kStrip / 2; row += kStrip) body(std::integral_constant<int, kStripVectors>{}, row);
-  for (; row < rows; row += kLanes) body(std::integral_constant<int, 1>{}, row);
+  for (; row < rows; row += kNarrow) body(std::integral_constant<int, kNarrowVectors>{}, row);
 }
 
 /// Queries that the strips of so many have room for.
 inline int64_t strip_rows(int64_t rows) {
   const int64_t rest = rows % kStrip;
-  return rows - rest + (rest > kStrip / 2 ? kStrip : round_up(rest, kLanes));
+  return rows - rest + (rest > kStrip / 2 ? kStrip : round_up(rest, kNarrow));
 }
 
 /// Calls body(strip, row) for each single vector of the strips.

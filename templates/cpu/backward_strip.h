@@ -71,14 +71,8 @@ inline void load_vector(Strip<1> strip, const Head& head, int64_t start, int64_t
   // Summed up in the order of the product that it will be subtracted from: with a single key they cancel exactly.
   Operand outs[steps(kHeadDimV) * kLanes];
   pack_transposed<kHeadDimV>(out.from(start), count, {outs, kLanes});
-  Vector delta = load(strip.delta);
-  for (int first = 0; first < steps(kHeadDimV); first += kDepth) {
-    Vector products = {};
-    for (int d = first; d < min<int>(steps(kHeadDimV), first + kDepth); d++)
-      multiply_add(products, load_operands(outs + d * kLanes), load_operands(strip.grad_out[d]));
-    delta += products;
-  }
-  store(strip.delta, delta);
+  const Vector products = column_products({outs, kLanes}, strip.grad_out, steps(kHeadDimV));
+  store(strip.delta, load(strip.delta) + products);
 }
 
 }  // namespace orchard

@@ -10,7 +10,7 @@ typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
 
 /// The full products of the lower halves.
 ORCHARD_INLINE Words multiply(Words a, uint64_t b) {
-#if defined(__x86_64__)  // one instruction, which GCC does not find
+#ifdef ORCHARD_X86_REGISTERS  // one instruction
   Words product;
 #if defined(__AVX__)
   asm("vpmuludq %2, %1, %0" : "=v"(product) : "v"(a), "v"(b - Words{}));
@@ -49,13 +49,14 @@ class Dropout {
     const OrchardParams& params = head_.call.params;
     const Vector kept = broadcast(params.dropout_threshold >> 32 ? 0 : head_.call.keep_scale);
     const LaneVector threshold = Lane(params.dropout_threshold) - LaneVector{};
+    const int64_t count = round_up(meeting.count, max(kStep, kRowGrain));  // all that products multiply
     for (int v = 0; v < Width; v++) {
-      for (int64_t four = meeting.key / 4; four * 4 < meeting.key + meeting.count; four++) {
+      for (int64_t four = meeting.key / 4; four * 4 < meeting.key + count; four++) {
         Words bits[4];
         random(four, meeting.query + v * kLanes, bits);
         for (int i = 0; i < 4; i++) {
           const int64_t row = four * 4 + i - meeting.key;
-          if (row < 0 || row >= meeting.count) continue;
+          if (row < 0 || row >= count) continue;
           store(factors[row] + v * kLanes, (LaneVector)bits[i] >= threshold ? kept : Vector{});
         }
       }

@@ -11,8 +11,8 @@ struct KeyOperands {
 
   /// From an operand's first key on.
   KeyOperands from(int64_t key) const {
-    return {key_rows.from(key), key_columns.from(key / kStep), value_rows.from(key),
-            value_columns.from(key / kStep)};
+    return {key_rows.from(key), from_depth(key_columns, key), value_rows.from(key),
+            from_depth(value_columns, key)};
   }
 };
 
@@ -23,13 +23,16 @@ struct Meeting {
   int queries, count;
   Range seen;  // by the first query, relative to `key`; by the one after it, a key further
 
-  /// Whether some of these keys are hidden from some query. A meeting on the border is that of a single vector.
-  bool on_border(int first, int end) const {
-    return (kBounded && end > seen.end) || (kWindow && first < seen.first + kLanes - 1);
+  /// Whether some of these keys are hidden from some query. A meeting on the border is that of a single vector, unless
+  /// tiles are multiplied: to them, half a strip in vain is less than many narrow ones.
+  template <int Width>
+  ORCHARD_INLINE bool on_border(int first, int end) const {
+    if constexpr (!kTiles && Width > 1) return false;
+    return (kBounded && end > seen.end) || (kWindow && first < seen.first + Width * kLanes - 1);
   }
-  /// `score` where the query sees the key, else -inf. Rows past the last key repeat it.
-  ORCHARD_INLINE Vector bounded(Vector score, int row) const {
-    row = min(row, count - 1);
+  /// `score` where the v-th vector of queries sees the key, else -inf. Rows past the last key count as it.
+  ORCHARD_INLINE Vector bounded(Vector score, int row, int v) const {
+    row = min(row, count - 1) - v * kLanes;
     IntegerVector sees = lane_numbers() > Integer(row - seen.end);
     if constexpr (kWindow) sees &= lane_numbers() <= Integer(row - seen.first);
     return sees ? score : broadcast(-kInfinity);
@@ -56,10 +59,16 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands
                             {seen.first - part.first, seen.end - part.first}});
     };
 
-    // A part begins where an operand does.
-    const auto aligned = [&](int64_t key) { return key - (key - block.first) % kStep; };
+    // A part begins where an operand or a tile does.
+    constexpr int kGrain = max(kStep, kRowGrain);
+    const auto aligned = [&](int64_t key) { return key - (key - block.first) % kGrain; };
+    if constexpr (kTiles) {
+      const Range part = block & bounds.seen_by_any(query, queries);
+      if (!part.empty()) meet(strip, 0, {aligned(part.first), part.end});
+      return;
+    }
     Range shared = block & bounds.seen_by_all(query, queries);
-    shared.first = aligned(shared.first + kStep - 1);
+    shared.first = aligned(shared.first + kGrain - 1);
     constexpr int kHeight = tile_height(width);  // on the border, whole tiles
     if (shared.end < block.end)
       shared.end = shared.first + max<int64_t>(shared.end - shared.first, 0) / kHeight * kHeight;

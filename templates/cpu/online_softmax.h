@@ -42,6 +42,10 @@ struct Strip {
                                       Body body) const {
     multiply_transposed<kHeadDimV, Width>(values, weights, steps(count), body);
   }
+  /// Values, weighed.
+  ORCHARD_INLINE void add_values(Rows<const Operand> values, Rows<const Operand> weights, int count) const {
+    add_transposed_product<kHeadDimV, Width>(values, weights, steps(count), out);
+  }
 };
 
 /// Before the first key.
@@ -57,6 +61,15 @@ ORCHARD_INLINE Vector reference(Vector maximum) { return maximum == -kInfinity ?
 /// Of a sum of weights: 0 where no key is seen.
 ORCHARD_INLINE Vector inverse(Vector sum) { return sum == 0 ? sum : 1 / sum; }
 
+/// Products may have more rows than there are keys.
+template <class AnyTile>
+ORCHARD_INLINE void hide_rest(AnyTile& tile, int first, int count) {
+  if (count - first >= AnyTile::kHeight) return;
+  tile.for_each([&](int row, int, Vector& score) {
+    if (first + row >= count) score = broadcast(-kInfinity);
+  });
+}
+
 /// These keys join those that the strip has met before. finish(first, tile) makes a tile of products the final scores
 /// of the keys from `first` on; weigh(weight, row, v) is what a value is multiplied by. The scores are gone through
 /// twice: for their maximum, and for the weights that are relative to it.
@@ -68,6 +81,7 @@ ORCHARD_INLINE void attend_twice(AnyStrip strip, Rows<const T> keys, Rows<const 
   for (Vector& score : largest) score = broadcast(-kInfinity);
   strip.multiply_keys(keys, count, [&](int first, auto tile) {
     finish(first, tile);
+    if constexpr (kTiles) hide_rest(tile, first, count);  // elsewhere they repeat the last key
     tile.for_each([&](int row, int v, Vector score) {
       largest[v] = max(largest[v], score);
       store(scores[first + row] + v * kLanes, score);
@@ -94,6 +108,7 @@ ORCHARD_INLINE void attend_twice(AnyStrip strip, Rows<const T> keys, Rows<const 
     store(maximum, highest);
   }
 
+  clear_rest<kWidth>(weights, count);
   strip.multiply_values(values, weights, count, [&](int first, auto tile) {
     tile.for_each([&](int row, int v, Vector product) {
       Real* out = strip.out[first + row] + v * kLanes;
@@ -119,10 +134,7 @@ ORCHARD_INLINE bool attend_once(AnyStrip strip, Rows<const Operand> keys, Rows<c
   const Rows<Operand> weights{reinterpret_cast<Operand*>(scores.data), scores.stride};
   strip.multiply_keys(keys, count, [&](int first, auto tile) {
     finish(first, tile);
-    if (count - first < tile.kHeight)  // what repeats the last key has no weight
-      tile.for_each([&](int row, int, Vector& score) {
-        if (first + row >= count) score = broadcast(-kInfinity);
-      });
+    hide_rest(tile, first, count);
     tile.for_each([&](int row, int v, Vector& score) {
       const Vector weight = exp2_or_huge(score - maximum[v]);
       total[v] += weight;
@@ -134,12 +146,8 @@ ORCHARD_INLINE bool attend_once(AnyStrip strip, Rows<const Operand> keys, Rows<c
   if (any(fails)) return false;
 
   for (int v = 0; v < kWidth; v++) store(strip.sum + v * kLanes, load(strip.sum + v * kLanes) + total[v]);
-  strip.multiply_values(values, weights, count, [&](int first, auto tile) {
-    tile.for_each([&](int row, int v, Vector product) {
-      Real* out = strip.out[first + row] + v * kLanes;
-      store(out, load(out) + product);
-    });
-  });
+  clear_rest<kWidth>(weights, count);
+  strip.add_values(values, weights, count);
   return true;
 }
 

@@ -16,9 +16,9 @@ struct Space {
     grad_scores = arena.take<Real>((keys + kTallest) * kStrip);
     kept = arena.take<Real>(kDropout ? (keys + kTallest) * kStrip : 0);
     grad_columns = arena.take<Operand>(kStep == 1 ? 0 : steps(keys + kTallest) * kStrip);
-    key = arena.take<Operand>(kStep == 1 ? 0 : keys * steps(kHeadDim));
-    key_columns = arena.take<Operand>(steps(keys) * pitch(kHeadDim));
-    value = arena.take<Operand>(kInPlace ? 0 : keys * steps(kHeadDimV));
+    key = arena.take<Operand>(kStep == 1 ? 0 : operand_rows(keys) * steps(kHeadDim));
+    key_columns = arena.take<Operand>(operands_down<kHeadDim>(keys));
+    value = arena.take<Operand>(kInPlace ? 0 : operand_rows(keys) * steps(kHeadDimV));
   }
 
   /// A block of keys and values.
@@ -51,19 +51,16 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
                                   const Space& space, Body body) {
   const Rows<Real> weights{space.weights, strip.kQueries}, slopes{space.grad_scores, strip.kQueries},
       kept{space.kept, strip.kQueries};
-  const auto on_border = [&](int first, int height) {
-    return Width == 1 && meeting.on_border(first, first + height);
-  };
   if (!softmax.scores.prepare<Width>(meeting, weights)) return false;
   if constexpr (kDropout) softmax.dropout.draw<Width>(meeting, kept);
 
   multiply<Width>(meeting.operands.key_rows, meeting.count, strip.query, steps(kHeadDim), [&](int first, auto tile) {
-    const bool border = on_border(first, tile.kHeight);
+    const bool border = meeting.on_border<Width>(first, first + tile.kHeight);
     tile.for_each([&](int row, int v, Vector product) {
       Real* place = weights[first + row] + v * kLanes;
       const Vector lse = load(strip.lse + v * kLanes);
       Vector score = softmax.scores.finish(product, meeting, first + row, v, place);
-      if (border) score = meeting.bounded(score, first + row);
+      if (border) score = meeting.bounded(score, first + row, v);
       Vector weight = exp2(score - lse);
       if constexpr (kModifiesScore) {
         // An expression may make anything of a query that is none.
@@ -76,7 +73,7 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
     });
   });
   const auto weigh_gradients = [&](int first, auto tile) {
-    const bool hides = kAdds || kModifiesScore || on_border(first, tile.kHeight);
+    const bool hides = kAdds || kModifiesScore || meeting.on_border<Width>(first, first + tile.kHeight);
     tile.for_each([&](int row, int v, Vector& grad) {  // of the weight, then of the score
       row += first;
       Vector weight = load(weights[row] + v * kLanes), factor = broadcast(1);

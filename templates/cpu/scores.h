@@ -22,7 +22,7 @@ struct Scores {
   template <int Width>
   bool prepare(const Meeting& meeting, Rows<Real> block) const {
     if constexpr (!kAdds) return true;
-    const int rows = round_up(meeting.count, tile_height(Width));  // keys past the last are hidden
+    const int rows = round_up(meeting.count, max(tile_height(Width), kRowGrain));  // keys past the last are hidden
     IntegerVector seen = {};
     for (int v = 0; v < Width; v++) {
       for (int first = 0; first < rows; first += kLanes) {

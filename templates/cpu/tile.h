@@ -36,6 +36,12 @@ struct Tile {
     return sum;
   }
 
+  ORCHARD_INLINE static Tile loaded(const Real (*rows)[Width * kLanes]) {
+    Tile tile;
+    tile.for_each([&](int row, int v, Vector& numbers) { numbers = load(rows[row] + v * kLanes); });
+    return tile;
+  }
+
   ORCHARD_INLINE void add(const Tile& other) {
     ORCHARD_UNROLL
     for (int r = 0; r < Height; r++) {
@@ -80,18 +86,71 @@ struct Tile {
 #define ORCHARD_INLINE_CALL
 #endif
 
-/// How many rows make a good tile of so many vectors. A narrow one still needs 8 rows to hide an FMA's latency.
-constexpr int tile_height(int width) { return width == 1 ? 8 : kRegisters * 3 / 4 / width; }
-constexpr int kTallest = 12;
+/// How many rows make a good tile of so many vectors. A narrow one still needs 8 rows to hide an FMA's latency. What AMX
+/// has summed up passes through the registers a few rows at a time.
+constexpr int tile_height(int width) { return kTiles ? 4 : width == 1 ? 8 : kRegisters * 3 / 4 / width; }
+constexpr int kTallest = kTiles ? kRowGrain : 12;
 
 /// Deeper products (in operands) are summed up in pieces: one long chain of additions would lose digits.
 constexpr int kDepth = 128 / kStep;
 
+/// 16 rows of a product that AMX sums up, a tile for each vector.
+template <int Width>
+struct TileSums {
+  static_assert(Width <= 4);
+  static constexpr int kLeft = 4, kRight = 5;  // registers; those before hold the sums
+  alignas(kVectorBytes) Real rows[amx::kRows][Width * kLanes];
+
+  ORCHARD_INLINE TileSums(Rows<const Operand> left, Rows<const Operand> right, int depth) {
+    for_each_register([](auto v) { amx::zero<v>(); });
+    multiply_add(left, right, depth);
+    for_each_register([&](auto v) { amx::store<v>(rows[0] + v * kLanes, sizeof(rows[0])); });
+  }
+
+  /// target += left · right
+  ORCHARD_INLINE static void add(Rows<const Operand> left, Rows<const Operand> right, int depth, Rows<Real> target) {
+    const int64_t stride = target.stride * sizeof(Real);
+    for_each_register([&](auto v) { amx::load<v>(target[0] + v * kLanes, stride); });
+    multiply_add(left, right, depth);
+    for_each_register([&](auto v) { amx::store<v>(target[0] + v * kLanes, stride); });
+  }
+
+ private:
+  ORCHARD_INLINE static void multiply_add(Rows<const Operand> left, Rows<const Operand> right, int depth) {
+    for (int t = 0; t < depth; t += kDepthGrain) {
+      amx::load<kLeft>(left.data + t, left.stride * sizeof(Operand));
+      for_each_register([&](auto v) {
+        constexpr int kRightOf = kRight + v % 3;
+        amx::load<kRightOf>(right[t] + v * kLanes, right.stride * sizeof(Operand));
+        amx::multiply_add<v, kLeft, kRightOf>();
+      });
+    }
+  }
+
+  template <int V = 0, class Body>
+  ORCHARD_INLINE static void for_each_register(Body body) {
+    if constexpr (V < Width) {
+      body(std::integral_constant<int, V>{});
+      for_each_register<V + 1>(body);
+    }
+  }
+};
+
 /// left · right, Width vectors wide, for the first `count` rows of left: body(row, tile) gets some rows at a time.
-/// Rows past the end repeat the last one. The depth is counted in operands.
+/// Rows past the end repeat the last one, or are those that follow it. The depth is counted in operands.
 template <int Width, class Body>
 ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Operand> right, int depth, Body body) {
   constexpr int kHeight = tile_height(Width);
+  if constexpr (kTiles) {
+    for (int first = 0; first < count; first += kRowGrain) {
+      const TileSums<Width> sums(left.from(first), right, depth);
+      for (int r = 0; r < kRowGrain; r += kHeight) {
+        auto tile = Tile<kHeight, Width>::loaded(sums.rows + r);
+        ORCHARD_INLINE_CALL body(first + r, tile);
+      }
+    }
+    return;
+  }
   for (int first = 0; first < count; first += kHeight) {
     const Operand* rows[kHeight];
     ORCHARD_UNROLL
@@ -118,12 +177,76 @@ template <int Columns, int Width, class Body>
 ORCHARD_INLINE void multiply_transposed(Rows<const Operand> left, Rows<const Operand> right, int depth,
                                         Body body) {
   constexpr int kHeight = tile_height(Width), kWhole = Columns / kHeight * kHeight;
+  if constexpr (kTiles) {
+    for (int row = 0; row < Columns; row += kRowGrain) {
+      const TileSums<Width> sums(left.from(row), right, depth);
+      for (int first = row; first < min(row + kRowGrain, kWhole); first += kHeight) {
+        auto tile = Tile<kHeight, Width>::loaded(sums.rows + first - row);
+        ORCHARD_INLINE_CALL body(first, tile);
+      }
+      if constexpr (kWhole < Columns) {
+        if (row + kRowGrain > kWhole) {
+          auto tile = Tile<Columns - kWhole, Width>::loaded(sums.rows + kWhole - row);
+          ORCHARD_INLINE_CALL body(kWhole, tile);
+        }
+      }
+    }
+    return;
+  }
   for (int first = 0; first < kWhole; first += kHeight) {
     ORCHARD_INLINE_CALL body(first, column_tile<kHeight, Width>(left.from_column(first), right, depth));
   }
   if constexpr (kWhole < Columns) {
     ORCHARD_INLINE_CALL body(kWhole, column_tile<Columns - kWhole, Width>(left.from_column(kWhole), right, depth));
   }
+}
+
+/// target += left · right, Width vectors wide, for the first `count` rows of left.
+template <int Width>
+ORCHARD_INLINE void add_product(Rows<const Operand> left, int count, Rows<const Operand> right, int depth,
+                                Rows<Real> target) {
+  int whole = 0;
+  if constexpr (kTiles) {
+    for (; whole + kRowGrain <= count; whole += kRowGrain)
+      TileSums<Width>::add(left.from(whole), right, depth, target.from(whole));
+  }
+  multiply<Width>(left.from(whole), count - whole, right, depth, [&](int first, auto tile) {
+    tile.for_each([&](int row, int v, Vector product) {
+      if (whole + first + row >= count) return;
+      Real* sum = target[whole + first + row] + v * kLanes;
+      store(sum, load(sum) + product);
+    });
+  });
+}
+
+/// target += transposed left · right, Width vectors wide; left has `Columns` columns and `depth` rows.
+template <int Columns, int Width>
+ORCHARD_INLINE void add_transposed_product(Rows<const Operand> left, Rows<const Operand> right, int depth,
+                                           Rows<Real> target) {
+  if constexpr (kTiles) return add_product<Width>(left, Columns, right, depth, target);
+  multiply_transposed<Columns, Width>(left, right, depth, [&](int first, auto tile) {
+    tile.for_each([&](int row, int v, Vector product) {
+      Real* sum = target[first + row] + v * kLanes;
+      store(sum, load(sum) + product);
+    });
+  });
+}
+
+/// sum of left[t][lane] * right[t][lane] over t < depth, counted in operands, in the order in which products sum up.
+ORCHARD_INLINE Vector column_products(Rows<const Operand> left, Rows<const Operand> right, int depth) {
+  constexpr int kPiece = kTiles ? kDepthGrain : kDepth, kApart = kTiles ? kStep : 1;
+  Vector total = {};
+  for (int first = 0; first < depth; first += kPiece) {
+    Vector sums[kApart] = {};
+    for (int t = first; t < min(depth, first + kPiece); t++) {
+      const OperandVector a = load_operands(left[t]), b = load_operands(right[t]);
+      for (int next = 0; next < kApart; next++)
+        multiply_add(sums[next], kTiles ? one_of(a, next) : a, kTiles ? one_of(b, next) : b);
+    }
+    for (int next = 1; next < kApart; next++) sums[0] += sums[next];
+    total += sums[0];
+  }
+  return total;
 }
 
 /// Splits so many vectors into chunks of about the same width, at most Widest: body(first, width).

@@ -1,7 +1,7 @@
 // Running tasks on the host's threads.
 #pragma once
 
-#include "numbers.h"
+#include "operand.h"
 #include "params.h"
 
 namespace orchard {
@@ -25,6 +25,7 @@ void run_tasks(const OrchardHost& host, int64_t tasks, double work, int64_t work
       workers, workspace_bytes,
       [](void* context, void* workspace) {
         Queue& queue = *static_cast<Queue*>(context);
+        [[maybe_unused]] const ProductRegisters registers;
         for (;;) {
           const int64_t task = __atomic_fetch_add(&queue.next, 1, __ATOMIC_RELAXED);
           if (task >= queue.end) return;
