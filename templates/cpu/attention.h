@@ -41,11 +41,12 @@ ORCHARD_INLINE Vector score_of(Vector product, Real product_scale) {
   return kScalesQueries ? product : product * product_scale;
 }
 
-/// A strip is as many vectors of queries as make a good tile. Its matrices are transposed: lanes are queries.
-constexpr int kStripVectors = kTiles || kRegisters == 32 ? 4 : 2;
+/// A strip is as many vectors of queries as make a good tile; where products sum up over queries, as many as make a good
+/// depth. Its matrices are transposed: lanes are queries.
+constexpr int kStripVectors = kBackward ? max(64 / kLanes, kTileVectors) : kTileVectors;
 constexpr int kStrip = kStripVectors * kLanes;
-/// A narrow strip takes a short rest, which is still a whole depth of products that sum up over queries.
-constexpr int kNarrowVectors = kTiles ? 2 : 1;
+/// A narrow strip takes a short rest or a border.
+constexpr int kNarrowVectors = kTiles ? 2 : kStripVectors > kTileVectors ? kTileVectors : 1;
 constexpr int kNarrow = kNarrowVectors * kLanes;
 
 /// One query head of one sequence, and where its rows lie.
@@ -103,7 +104,7 @@ template <template <int> class Strip, class Body>
 ORCHARD_INLINE void for_each_vector(int64_t rows, Real* strips, Body body) {
   for_each_strip(rows, [&](auto width, int64_t row) {
     const auto strip = Strip<width>::at(strips, row);
-    for (int v = 0; v < width; v++) body(strip.vector(v), row + v * kLanes);
+    for (int v = 0; v < width; v++) body(strip.template part<1>(v), row + v * kLanes);
   });
 }
 

@@ -7,18 +7,20 @@ namespace orchard {
 
 /// Rows that products read are padded to whole vectors.
 constexpr int kPitch = round_up(kHeadDim, kLanes), kPitchV = round_up(kHeadDimV, kLanes);
+/// Those that products run down.
+constexpr int kColumnPitch = pitch(kPitch), kColumnPitchV = pitch(kPitchV);
 
 /// Some vectors of queries on their way through the keys.
 template <int Width>
 struct Strip {
   static constexpr int kQueries = Width * kLanes;
   static constexpr int kRealsPerQuery =
-      steps(kHeadDim) + steps(kHeadDimV) + kHeadDim + (kPitch + kPitchV) / kStep + 2;
+      steps(kHeadDim) + steps(kHeadDimV) + kHeadDim + (kColumnPitch + kColumnPitchV) / kStep + 2;
 
   Rows<Operand> query;             // [steps(kHeadDim)][kQueries]
   Rows<Operand> grad_out;          // [steps(kHeadDimV)][kQueries]
-  Rows<Operand> query_columns;     // [steps(kQueries)][kPitch]
-  Rows<Operand> grad_out_columns;  // [steps(kQueries)][kPitchV]
+  Rows<Operand> query_columns;     // [steps(kQueries)][kColumnPitch]
+  Rows<Operand> grad_out_columns;  // [steps(kQueries)][kColumnPitchV]
   Rows<Real> grad_query;           // [kHeadDim][kQueries], to be multiplied by scale
   Real* lse;                       // [kQueries], inf where no key is seen: that makes all weights zero
   Real* delta;                     // [kQueries], sum of out * grad_out - log2(e) * grad_lse
@@ -26,14 +28,16 @@ struct Strip {
   static Strip at(Real* strips, int64_t row) {
     const Rows<Operand> query{reinterpret_cast<Operand*>(strips + row * kRealsPerQuery), kQueries};
     const Rows<Operand> grad_out{query[steps(kHeadDim)], kQueries};
-    const Rows<Operand> query_columns{grad_out[steps(kHeadDimV)], kPitch};
-    const Rows<Operand> grad_out_columns{query_columns[steps(kQueries)], kPitchV};
+    const Rows<Operand> query_columns{grad_out[steps(kHeadDimV)], kColumnPitch};
+    const Rows<Operand> grad_out_columns{query_columns[steps(kQueries)], kColumnPitchV};
     const Rows<Real> grad_query{reinterpret_cast<Real*>(grad_out_columns[steps(kQueries)]), kQueries};
     Real* lse = grad_query[kHeadDim];
     return {query, grad_out, query_columns, grad_out_columns, grad_query, lse, lse + kQueries};
   }
 
-  Strip<1> vector(int v) const {
+  /// Some of its vectors.
+  template <int Part>
+  Strip<Part> part(int v) const {
     const int lane = v * kLanes;
     return {query.from_column(lane),
             grad_out.from_column(lane),

@@ -23,11 +23,11 @@ struct Meeting {
   int queries, count;
   Range seen;  // by the first query, relative to `key`; by the one after it, a key further
 
-  /// Whether some of these keys are hidden from some query. A meeting on the border is that of a single vector, unless
-  /// tiles are multiplied: to them, half a strip in vain is less than many narrow ones.
+  /// Whether some of these keys are hidden from some query. A meeting on the border is that of a narrow strip, unless AMX
+  /// multiplies: to it, half a strip in vain is less than many narrow ones.
   template <int Width>
   ORCHARD_INLINE bool on_border(int first, int end) const {
-    if constexpr (!kTiles && Width > 1) return false;
+    if constexpr (!kTiles && Width > kNarrowVectors) return false;
     return (kBounded && end > seen.end) || (kWindow && first < seen.first + Width * kLanes - 1);
   }
   /// `score` where the v-th vector of queries sees the key, else -inf. Rows past the last key count as it.
@@ -40,7 +40,7 @@ struct Meeting {
 };
 
 /// Lets `rows` queries from `start` on meet a block of keys: attend(strip, meeting). A whole strip meets the keys that
-/// all its queries see, and its single vectors those on the borders.
+/// all its queries see, and its narrow parts those on the borders.
 template <template <int> class Strip, class Attend>
 ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands, Range block, int64_t start,
                                int64_t rows, Real* strips, Attend attend) {
@@ -75,11 +75,11 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands
     if (shared.empty()) shared = {block.first, block.first};
     if (!shared.empty()) meet(strip, 0, shared);
     if (shared.end == block.end && shared.first == block.first) return;
-    for (int lane = 0; lane < queries; lane += kLanes) {
-      const Range seen = bounds.seen_by_any(query + lane, min(kLanes, queries - lane));
+    for (int lane = 0; lane < queries; lane += kNarrow) {
+      const Range seen = bounds.seen_by_any(query + lane, min(kNarrow, queries - lane));
       for (Range border : {Range{block.first, shared.first}, Range{shared.end, block.end}}) {
         const Range part = border & seen;
-        if (!part.empty()) meet(strip.vector(lane / kLanes), lane, {aligned(part.first), part.end});
+        if (!part.empty()) meet(strip.template part<kNarrowVectors>(lane / kLanes), lane, {aligned(part.first), part.end});
       }
     }
   });

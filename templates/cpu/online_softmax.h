@@ -26,7 +26,9 @@ struct Strip {
     return {{reinterpret_cast<Operand*>(start), kQueries}, out, maximum, maximum + kQueries};
   }
 
-  Strip<1> vector(int v) const {
+  /// Some of its vectors.
+  template <int Part>
+  Strip<Part> part(int v) const {
     const int lane = v * kLanes;
     return {query.from_column(lane), out.from_column(lane), maximum + lane, sum + lane};
   }

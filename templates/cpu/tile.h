@@ -16,6 +16,7 @@ template <int Height, int Width>
 struct Tile {
   static constexpr int kHeight = Height;
   Vector at[Height][Width];
+  int column = 0;  // the place of the first vector in the strip
 
   /// at[r] = sum of left[r][t * step] * right[t] over t < depth, counted in operands.
   ORCHARD_INLINE static Tile product(const Operand* const (&left)[Height], int64_t step,
@@ -63,7 +64,7 @@ struct Tile {
       for (int v = 0; v < Width; v++) {
         Vector numbers[kStep];
         for (int next = 0; next < kStep; next++) numbers[next] = at[r + next][v];
-        store_operands(to[r / kStep] + v * kLanes, operands(numbers));
+        store_operands(to[r / kStep] + (column + v) * kLanes, operands(numbers));
       }
     }
   }
@@ -74,7 +75,7 @@ struct Tile {
     ORCHARD_UNROLL
     for (int r = 0; r < Height; r++) {
       ORCHARD_UNROLL
-      for (int v = 0; v < Width; v++) body(r, v, at[r][v]);
+      for (int v = 0; v < Width; v++) body(r, column + v, at[r][v]);
     }
   }
 };
@@ -86,9 +87,13 @@ struct Tile {
 #define ORCHARD_INLINE_CALL
 #endif
 
-/// How many rows make a good tile of so many vectors. A narrow one still needs 8 rows to hide an FMA's latency. What AMX
+/// Vectors that make a good tile. A product of some more is one tile, a wide one several.
+constexpr int kTileVectors = kTiles || kRegisters == 32 ? 4 : 2;
+constexpr int tile_width(int width) { return width <= kTileVectors + 1 ? width : kTileVectors; }
+
+/// How many rows make a good tile of a product so wide. A narrow one still needs 8 rows to hide an FMA's latency. What AMX
 /// has summed up passes through the registers a few rows at a time.
-constexpr int tile_height(int width) { return kTiles ? 4 : width == 1 ? 8 : kRegisters * 3 / 4 / width; }
+constexpr int tile_height(int width) { return kTiles ? 4 : width == 1 ? 8 : kRegisters * 3 / 4 / tile_width(width); }
 constexpr int kTallest = kTiles ? kRowGrain : 12;
 
 /// Deeper products (in operands) are summed up in pieces: one long chain of additions would lose digits.
@@ -140,7 +145,7 @@ struct TileSums {
 /// Rows past the end repeat the last one, or are those that follow it. The depth is counted in operands.
 template <int Width, class Body>
 ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Operand> right, int depth, Body body) {
-  constexpr int kHeight = tile_height(Width);
+  constexpr int kHeight = tile_height(Width), kAcross = tile_width(Width);
   if constexpr (kTiles) {
     for (int first = 0; first < count; first += kRowGrain) {
       const TileSums<Width> sums(left.from(first), right, depth);
@@ -149,35 +154,43 @@ ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Ope
         ORCHARD_INLINE_CALL body(first + r, tile);
       }
     }
-    return;
-  }
-  for (int first = 0; first < count; first += kHeight) {
-    const Operand* rows[kHeight];
-    ORCHARD_UNROLL
-    for (int r = 0; r < kHeight; r++) rows[r] = left[first + r < count ? first + r : count - 1];
-    auto tile = Tile<kHeight, Width>::product(rows, 1, right, min(depth, kDepth));
-    for (int t = kDepth; t < depth; t += kDepth) {
-      for (const Operand*& row : rows) row += kDepth;
-      tile.add(Tile<kHeight, Width>::product(rows, 1, right.from(t), min(depth - t, kDepth)));
+  } else {
+    static_assert(Width % kAcross == 0);
+    for (int first = 0; first < count; first += kHeight) {
+      for (int column = 0; column < Width; column += kAcross) {
+        const Rows<const Operand> columns = right.from_column(column * kLanes);
+        const Operand* rows[kHeight];
+        ORCHARD_UNROLL
+        for (int r = 0; r < kHeight; r++) rows[r] = left[first + r < count ? first + r : count - 1];
+        auto tile = Tile<kHeight, kAcross>::product(rows, 1, columns, min(depth, kDepth));
+        for (int t = kDepth; t < depth; t += kDepth) {
+          for (const Operand*& row : rows) row += kDepth;
+          tile.add(Tile<kHeight, kAcross>::product(rows, 1, columns.from(t), min(depth - t, kDepth)));
+        }
+        tile.column = column;
+        ORCHARD_INLINE_CALL body(first, tile);
+      }
     }
-    ORCHARD_INLINE_CALL body(first, tile);
   }
 }
 
 template <int Height, int Width>
-ORCHARD_INLINE Tile<Height, Width> column_tile(Rows<const Operand> left, Rows<const Operand> right, int depth) {
+ORCHARD_INLINE Tile<Height, Width> column_tile(Rows<const Operand> left, Rows<const Operand> right, int depth,
+                                               int column) {
   const Operand* columns[Height];
   ORCHARD_UNROLL
   for (int r = 0; r < Height; r++) columns[r] = left[0] + r;
-  return Tile<Height, Width>::product(columns, left.stride, right, depth);
+  auto tile = Tile<Height, Width>::product(columns, left.stride, right.from_column(column * kLanes), depth);
+  tile.column = column;
+  return tile;
 }
 
 /// Transposed left · right, Width vectors wide; left has `Columns` columns and `depth` rows.
 template <int Columns, int Width, class Body>
 ORCHARD_INLINE void multiply_transposed(Rows<const Operand> left, Rows<const Operand> right, int depth,
                                         Body body) {
-  constexpr int kHeight = tile_height(Width), kWhole = Columns / kHeight * kHeight;
-  if constexpr (kTiles) {
+  constexpr int kHeight = tile_height(Width), kAcross = tile_width(Width), kWhole = Columns / kHeight * kHeight;
+  if constexpr (kTiles) {  // `left` is turned: see `packed_down`
     for (int row = 0; row < Columns; row += kRowGrain) {
       const TileSums<Width> sums(left.from(row), right, depth);
       for (int first = row; first < min(row + kRowGrain, kWhole); first += kHeight) {
@@ -185,19 +198,24 @@ ORCHARD_INLINE void multiply_transposed(Rows<const Operand> left, Rows<const Ope
         ORCHARD_INLINE_CALL body(first, tile);
       }
       if constexpr (kWhole < Columns) {
-        if (row + kRowGrain > kWhole) {
-          auto tile = Tile<Columns - kWhole, Width>::loaded(sums.rows + kWhole - row);
-          ORCHARD_INLINE_CALL body(kWhole, tile);
-        }
+        if (row + kRowGrain <= kWhole) continue;
+        auto tile = Tile<Columns - kWhole, Width>::loaded(sums.rows + kWhole - row);
+        ORCHARD_INLINE_CALL body(kWhole, tile);
       }
     }
-    return;
-  }
-  for (int first = 0; first < kWhole; first += kHeight) {
-    ORCHARD_INLINE_CALL body(first, column_tile<kHeight, Width>(left.from_column(first), right, depth));
-  }
-  if constexpr (kWhole < Columns) {
-    ORCHARD_INLINE_CALL body(kWhole, column_tile<Columns - kWhole, Width>(left.from_column(kWhole), right, depth));
+  } else {
+    for (int first = 0; first < kWhole; first += kHeight) {
+      for (int column = 0; column < Width; column += kAcross) {
+        auto tile = column_tile<kHeight, kAcross>(left.from_column(first), right, depth, column);
+        ORCHARD_INLINE_CALL body(first, tile);
+      }
+    }
+    if constexpr (kWhole < Columns) {
+      for (int column = 0; column < Width; column += kAcross) {
+        auto tile = column_tile<Columns - kWhole, kAcross>(left.from_column(kWhole), right, depth, column);
+        ORCHARD_INLINE_CALL body(kWhole, tile);
+      }
+    }
   }
 }
 
