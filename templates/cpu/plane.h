@@ -40,14 +40,20 @@ ORCHARD_INLINE void load_square(Plane<const T> plane, int64_t queries, int64_t k
     for (int key = 0; key < kLanes; key++) columns[key] = broadcast(line[key]);
     return;
   }
-  const bool whole = plane.column == 1 && keys >= kLanes;
-  ORCHARD_UNROLL
-  for (int query = 0; query < kLanes; query++) {
-    // The processor does not foresee so many lines at once, and rows a power of two apart share few places of its first
-    // cache: what is asked for early waits in the second.
-    __builtin_prefetch(plane.data + 8 * kLanes, 0, 2);
-    columns[query] = whole ? load(plane.data) : load_line(plane, keys);
-    if (query + 1 < queries) plane.data += plane.row;
+  if (plane.column == 1 && keys >= kLanes && queries >= kLanes) {
+    ORCHARD_UNROLL
+    for (int query = 0; query < kLanes; query++) {
+      const T* line = plane.data + query * plane.row;
+      // The processor does not foresee so many lines at once, and rows a power of two apart share few places of its first
+      // cache: what is asked for early waits in the second.
+      __builtin_prefetch(line + 8 * kLanes, 0, 2);
+      columns[query] = load(line);
+    }
+  } else {
+    for (int query = 0; query < kLanes; query++) {
+      columns[query] = load_line(plane, keys);
+      if (query + 1 < queries) plane.data += plane.row;
+    }
   }
   transpose(columns);
 }
