@@ -6,8 +6,8 @@
 
 namespace orchard {
 
-/// With more, it is the keys' memory that takes the time.
-constexpr int kMostFew = max(kLanes / 4, 1);
+/// As many as share keys in most models.
+constexpr int kMostFew = min(4, kLanes);
 
 /// Whether the head dims are whole vectors.
 constexpr bool kFewRows = steps(kHeadDim) % kLanes == 0 && kHeadDimV % kLanes == 0;
