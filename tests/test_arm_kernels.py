@@ -104,7 +104,7 @@ def test_features_in_bfloat16():
 
 
 def test_packed_sequences():
-    features.test_packed_sequences("cpu", features.PACKED[-1])
+    features.check_packed(features.PACKED[-1], torch.float32, "cpu")
 
 
 @pytest.mark.parametrize(("dtype", "queries"), [(torch.float32, 1), (torch.bfloat16, 5)], ids=str)
@@ -169,7 +169,11 @@ MUTANTS = {
         "read where there is no memory",
     ),
     "a workspace that is too small": (
-        *("forward.cpp", "(keys + kTallest) * kStrip", "keys * kStrip / 2"),
+        *(
+            "forward.cpp",
+            "Workspace(nullptr, length, block_keys).arena.next",
+            "Workspace(nullptr, 1, 1).arena.next",
+        ),
         "written past its workspace",
     ),
 }

@@ -216,7 +216,11 @@ PACKED += [{"causal": True, "window": (9, 0), "sinks": True, "dropout_p": 0.2, "
 
 
 @pytest.mark.parametrize("options", PACKED, ids=str)
-def test_packed_sequences(device, options, dtype=torch.float32):
+def test_packed_sequences(device, options):
+    check_packed(options, torch.float32, device)
+
+
+def check_packed(options, dtype, device):
     """Each sequence as if it were alone: lengths that differ, queries without keys, keys without queries."""
     query_lengths, key_lengths = [13, 0, 40, 1, 9], [21, 5, 33, 1, 0]
     options = dict(options)
@@ -271,7 +275,13 @@ def test_packed_sequences(device, options, dtype=torch.float32):
             length = max(int(q_end - q_begin), 1)
             theirs["score"] = lambda s, b, h, i, j, length=length: s + slope.double()[h] * (j - i) / length
         expected = reference.result(*one, grad_out[q_begin:q_end].transpose(0, 1)[None], **theirs)
-        close(out[q_begin:q_end].transpose(0, 1)[None], expected.out, TOLERANCE[dtype], 1e-6, f"out of sequence {n}")
+        close(
+            out[q_begin:q_end].transpose(0, 1)[None],
+            expected.out,
+            TOLERANCE[dtype],
+            1e-6,
+            f"out of sequence {n}",
+        )
         size = 0.1 * grad_out.double().norm().item()
         wanted = dict(zip(("query", "key", "value"), expected.grads, strict=True))
         for what, grad, rows in (

@@ -46,7 +46,7 @@ ORCHARD_INLINE Vector score_of(Vector product, Real product_scale) {
 constexpr int kStripVectors = kBackward ? max(64 / kLanes, kTileVectors) : kTileVectors;
 constexpr int kStrip = kStripVectors * kLanes;
 /// A narrow strip takes a short rest or a border.
-constexpr int kNarrowVectors = kTiles ? 2 : kStripVectors > kTileVectors ? kTileVectors : 1;
+constexpr int kNarrowVectors = kAmx ? 2 : kStripVectors > kTileVectors ? kTileVectors : 1;
 constexpr int kNarrow = kNarrowVectors * kLanes;
 
 /// One query head of one sequence, and where its rows lie.

@@ -27,7 +27,7 @@ struct Meeting {
   /// multiplies: to it, half a strip in vain is less than many narrow ones.
   template <int Width>
   ORCHARD_INLINE bool on_border(int first, int end) const {
-    if constexpr (!kTiles && Width > kNarrowVectors) return false;
+    if constexpr (!kAmx && Width > kNarrowVectors) return false;
     return (kBounded && end > seen.end) || (kWindow && first < seen.first + Width * kLanes - 1);
   }
   /// `score` where the v-th vector of queries sees the key, else -inf. Rows past the last key count as it.
@@ -62,7 +62,7 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands
     // A part begins where an operand or a tile does.
     constexpr int kGrain = max(kStep, kRowGrain);
     const auto aligned = [&](int64_t key) { return key - (key - block.first) % kGrain; };
-    if constexpr (kTiles) {
+    if constexpr (kAmx) {
       const Range part = block & bounds.seen_by_any(query, queries);
       if (!part.empty()) meet(strip, 0, {aligned(part.first), part.end});
       return;

@@ -83,7 +83,7 @@ ORCHARD_INLINE void attend_twice(AnyStrip strip, Rows<const T> keys, Rows<const 
   for (Vector& score : largest) score = broadcast(-kInfinity);
   strip.multiply_keys(keys, count, [&](int first, auto tile) {
     finish(first, tile);
-    if constexpr (kTiles) hide_rest(tile, first, count);  // elsewhere they repeat the last key
+    if constexpr (kAmx) hide_rest(tile, first, count);  // elsewhere they repeat the last key
     tile.for_each([&](int row, int v, Vector score) {
       largest[v] = max(largest[v], score);
       store(scores[first + row] + v * kLanes, score);

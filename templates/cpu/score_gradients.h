@@ -28,7 +28,9 @@ struct Space {
             packed_along<kHeadDimV>(values, count, value), {}};
   }
 
-  // What weights and gradients become when the next products take them, [key][query / kStep]: in their place.
+  // What weights and gradients become when the next products take them, [key][query / kStep]: in their place. All of a
+  // row is read before a shorter one is written.
+  static_assert(kStep == 1 || tile_width(kStripVectors) == kStripVectors);
   template <int Width>
   Rows<Operand> weight_rows(const Strip<Width>&) const {
     return {reinterpret_cast<Operand*>(weights), Width * kLanes / kStep};

@@ -5,10 +5,10 @@
 
 namespace orchard {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
+#ifdef __aarch64__
 constexpr int kRegisters = 32;
 #else
-constexpr int kRegisters = 16;
+constexpr int kRegisters = kVectorBytes == 64 ? 32 : 16;
 #endif
 
 /// Height x (Width vectors) of a product. Three quarters of the registers accumulate, the others hold operands.
@@ -88,25 +88,25 @@ struct Tile {
 #endif
 
 /// Vectors that make a good tile. A product of some more is one tile, a wide one several.
-constexpr int kTileVectors = kTiles || kRegisters == 32 ? 4 : 2;
+constexpr int kTileVectors = kAmx || kRegisters == 32 ? 4 : 2;
 constexpr int tile_width(int width) { return width <= kTileVectors + 1 ? width : kTileVectors; }
 
 /// How many rows make a good tile of a product so wide. A narrow one still needs 8 rows to hide an FMA's latency. What AMX
 /// has summed up passes through the registers a few rows at a time.
-constexpr int tile_height(int width) { return kTiles ? 4 : width == 1 ? 8 : kRegisters * 3 / 4 / tile_width(width); }
-constexpr int kTallest = kTiles ? kRowGrain : 12;
+constexpr int tile_height(int width) { return kAmx ? 4 : width == 1 ? 8 : kRegisters * 3 / 4 / tile_width(width); }
+constexpr int kTallest = kAmx ? kRowGrain : 12;
 
 /// Deeper products (in operands) are summed up in pieces: one long chain of additions would lose digits.
 constexpr int kDepth = 128 / kStep;
 
 /// 16 rows of a product that AMX sums up, a tile for each vector.
 template <int Width>
-struct TileSums {
+struct AmxSums {
   static_assert(Width <= 4);
   static constexpr int kLeft = 4, kRight = 5;  // registers; those before hold the sums
   alignas(kVectorBytes) Real rows[amx::kRows][Width * kLanes];
 
-  ORCHARD_INLINE TileSums(Rows<const Operand> left, Rows<const Operand> right, int depth) {
+  ORCHARD_INLINE AmxSums(Rows<const Operand> left, Rows<const Operand> right, int depth) {
     for_each_register([](auto v) { amx::zero<v>(); });
     multiply_add(left, right, depth);
     for_each_register([&](auto v) { amx::store<v>(rows[0] + v * kLanes, sizeof(rows[0])); });
@@ -146,9 +146,9 @@ struct TileSums {
 template <int Width, class Body>
 ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Operand> right, int depth, Body body) {
   constexpr int kHeight = tile_height(Width), kAcross = tile_width(Width);
-  if constexpr (kTiles) {
+  if constexpr (kAmx) {
     for (int first = 0; first < count; first += kRowGrain) {
-      const TileSums<Width> sums(left.from(first), right, depth);
+      const AmxSums<Width> sums(left.from(first), right, depth);
       for (int r = 0; r < kRowGrain; r += kHeight) {
         auto tile = Tile<kHeight, Width>::loaded(sums.rows + r);
         ORCHARD_INLINE_CALL body(first + r, tile);
@@ -190,9 +190,9 @@ template <int Columns, int Width, class Body>
 ORCHARD_INLINE void multiply_transposed(Rows<const Operand> left, Rows<const Operand> right, int depth,
                                         Body body) {
   constexpr int kHeight = tile_height(Width), kAcross = tile_width(Width), kWhole = Columns / kHeight * kHeight;
-  if constexpr (kTiles) {  // `left` is turned: see `packed_down`
+  if constexpr (kAmx) {  // `left` is turned: see `packed_down`
     for (int row = 0; row < Columns; row += kRowGrain) {
-      const TileSums<Width> sums(left.from(row), right, depth);
+      const AmxSums<Width> sums(left.from(row), right, depth);
       for (int first = row; first < min(row + kRowGrain, kWhole); first += kHeight) {
         auto tile = Tile<kHeight, Width>::loaded(sums.rows + first - row);
         ORCHARD_INLINE_CALL body(first, tile);
@@ -224,9 +224,9 @@ template <int Width>
 ORCHARD_INLINE void add_product(Rows<const Operand> left, int count, Rows<const Operand> right, int depth,
                                 Rows<Real> target) {
   int whole = 0;
-  if constexpr (kTiles) {
+  if constexpr (kAmx) {
     for (; whole + kRowGrain <= count; whole += kRowGrain)
-      TileSums<Width>::add(left.from(whole), right, depth, target.from(whole));
+      AmxSums<Width>::add(left.from(whole), right, depth, target.from(whole));
   }
   multiply<Width>(left.from(whole), count - whole, right, depth, [&](int first, auto tile) {
     tile.for_each([&](int row, int v, Vector product) {
@@ -241,7 +241,7 @@ ORCHARD_INLINE void add_product(Rows<const Operand> left, int count, Rows<const 
 template <int Columns, int Width>
 ORCHARD_INLINE void add_transposed_product(Rows<const Operand> left, Rows<const Operand> right, int depth,
                                            Rows<Real> target) {
-  if constexpr (kTiles) return add_product<Width>(left, Columns, right, depth, target);
+  if constexpr (kAmx) return add_product<Width>(left, Columns, right, depth, target);
   multiply_transposed<Columns, Width>(left, right, depth, [&](int first, auto tile) {
     tile.for_each([&](int row, int v, Vector product) {
       Real* sum = target[first + row] + v * kLanes;
@@ -252,14 +252,14 @@ ORCHARD_INLINE void add_transposed_product(Rows<const Operand> left, Rows<const 
 
 /// sum of left[t][lane] * right[t][lane] over t < depth, counted in operands, in the order in which products sum up.
 ORCHARD_INLINE Vector column_products(Rows<const Operand> left, Rows<const Operand> right, int depth) {
-  constexpr int kPiece = kTiles ? kDepthGrain : kDepth, kApart = kTiles ? kStep : 1;
+  constexpr int kPiece = kAmx ? kDepthGrain : kDepth, kApart = kAmx ? kStep : 1;
   Vector total = {};
   for (int first = 0; first < depth; first += kPiece) {
     Vector sums[kApart] = {};
     for (int t = first; t < min(depth, first + kPiece); t++) {
       const OperandVector a = load_operands(left[t]), b = load_operands(right[t]);
       for (int next = 0; next < kApart; next++)
-        multiply_add(sums[next], kTiles ? one_of(a, next) : a, kTiles ? one_of(b, next) : b);
+        multiply_add(sums[next], kAmx ? one_of(a, next) : a, kAmx ? one_of(b, next) : b);
     }
     for (int next = 1; next < kApart; next++) sums[0] += sums[next];
     total += sums[0];

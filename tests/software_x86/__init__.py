@@ -1,7 +1,8 @@
 """CPU kernels for instructions that this machine may not have, in software: bfloat16 by pairs, and by AMX.
 
-The kernels' text is theirs but for two headers, `pairs.h` and `amx.h`: each a few instructions, which the ones here spell
-out after Intel's manual. The compiler turns all other vectors into what any x86-64 processor has.
+The kernels' text is theirs but for two headers, `pairs.h` and `amx.h`: each a few instructions, which the
+ones here spell out after Intel's manual. Of all other vectors the compiler makes what any x86-64 processor
+has.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _FLAGS = ("-std=c++17", "-O0", "-fvisibility=hidden", "-march=x86-64", "-Wno-psa
 
 @contextmanager
 def kernels_for(arch: str, *, software: bool = True) -> Iterator[list[Variant]]:
-    """Meanwhile, calls in bfloat16 on the CPU get kernels for `arch`. Yields those that calls have asked for."""
+    """Meanwhile, calls in bfloat16 on the CPU get kernels for `arch`. Yields those that are asked for."""
     asked: list[Variant] = []
     native = library.load_all
 
