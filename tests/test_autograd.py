@@ -201,12 +201,15 @@ def test_gradients_have_the_layout_of_their_inputs():
 
 
 @pytest.mark.parametrize("threads", (1, 2, 3))
-def test_the_same_bits_for_any_number_of_threads(threads):
-    q, k, v = inputs(300, 300, 300, dim=64)
-    grad_out = torch.randn(1, 2, 300, 64)
+@pytest.mark.parametrize("options", ({"causal": True}, {"window": (205, 5)}), ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+def test_the_same_bits_for_any_number_of_threads(threads, options, dtype):
+    """The more threads, the fewer queries a task of the forward pass takes."""
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in inputs(700, 700, 700, dim=64))
+    grad_out = torch.randn(1, 2, 700, 64).to(dtype)
 
     def bits():
-        out = orchard_jit.flash_attention(q, k, v, causal=True)
+        out = orchard_jit.flash_attention(q, k, v, **options)
         return [out, *torch.autograd.grad(out, (q, k, v), grad_out)]
 
     before = torch.get_num_threads()

@@ -59,8 +59,9 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands
                             {seen.first - part.first, seen.end - part.first}});
     };
 
-    // A part begins where an operand or a tile does.
-    constexpr int kGrain = max(kStep, kRowGrain);
+    // A part begins where an operand does, or a tile.
+    constexpr int kGrain = kStep * kDepthGrain;
+    static_assert(kGrain % kRowGrain == 0);
     const auto aligned = [&](int64_t key) { return key - (key - block.first) % kGrain; };
     if constexpr (kAmx) {
       const Range part = block & bounds.seen_by_any(query, queries);
@@ -85,16 +86,19 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands
   });
 }
 
-/// Lets the queries meet a range of keys, a block at a time.
+/// Lets the queries meet a range of keys, a block at a time. The blocks are those of the whole sequence, whichever queries
+/// meet them.
 template <template <int> class Strip, class Space, class Attend>
 void meet_range(const Head& head, const Bounds& bounds, Range range, int64_t start, int64_t rows,
                 const Space& space, Attend attend) {
   const auto keys = head.keys<const Element>(head.call.key, head.call.params.key);
   const auto values = head.keys<const Element>(head.call.value, head.call.params.value);
-  for (int64_t first = range.first; first < range.end; first += kBlockK) {
-    const Range block{first, min(range.end, first + kBlockK)};
-    const int64_t count = block.end - first;
-    meet_block<Strip>(bounds, space.pack(keys.from(first), values.from(first), count), block, start, rows,
+  constexpr int64_t kSkipped = 32;  // keys at once: parts of the block begin where they would
+  for (int64_t first = range.first / kBlockK * kBlockK; first < range.end; first += kBlockK) {
+    const int64_t unseen = max<int64_t>(range.first - first, 0) / kSkipped * kSkipped;
+    const Range block{first + unseen, min(range.end, first + kBlockK)};
+    const int64_t count = block.end - block.first;
+    meet_block<Strip>(bounds, space.pack(keys.from(block.first), values.from(block.first), count), block, start, rows,
                       space.strips, attend);
   }
 }
