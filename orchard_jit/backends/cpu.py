@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from orchard_jit.backends.base import Backend
 from orchard_jit.backends.chip import chip_name
@@ -119,5 +119,5 @@ def _pairs_pay() -> bool:
     """Intel's processors multiply by pairs half as fast as in float32, AMD's twice as fast."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "Intel" not in capabilities.get("cpu_name", "")

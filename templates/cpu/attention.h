@@ -2,10 +2,10 @@
 #pragma once
 
 #include "exp2.h"
+#include "products.h"
 #include "rows.h"
 #include "score.h"
 #include "sequence.h"
-#include "tile.h"
 #include "workers.h"
 
 namespace orchard {
