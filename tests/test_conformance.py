@@ -63,7 +63,7 @@ def matrix():
             yield pytest.param(device, head_dim, dtype, causal, id=f"{device}-{head_dim}-{dtype}-{causal}")
 
 
-@pytest.mark.parametrize(("device", "head_dim", "dtype", "causal"), matrix())
+@pytest.mark.parametrize(("device", "head_dim", "dtype", "causal"), list(matrix()))
 def test_every_head_dim_dtype_and_mask(device, head_dim, dtype, causal):
     """Ragged lengths, Sq != Sk, two query heads for each key head."""
     check(*tensors((1, 4, 37, head_dim), (1, 2, 70, head_dim), dtype, device), causal=causal)
