@@ -53,9 +53,10 @@ class CpuBackend(Backend):
         )
 
     def kernel_arch(self, arch: str, kernel: str, dtype: str) -> str:
-        # Decoding's few rows would fill no tile.
-        of_16_bits = dtype == "bfloat16" and (arch, kernel) != (_OF_TILES, "decode")
-        return "x86-64-v4" if arch in (_OF_PAIRS, _OF_TILES) and not of_16_bits else arch
+        fills_no_tile = arch == _OF_TILES and kernel == "decode"
+        if arch in (_OF_PAIRS, _OF_TILES) and (dtype != "bfloat16" or fills_no_tile):
+            return "x86-64-v4"
+        return arch
 
     def device(self) -> str:
         if platform.system() == "Darwin":
@@ -108,9 +109,8 @@ def _grants_tiles() -> bool:
     """Whether there is AMX, and the system lets this process use it, which it has to be asked for."""
     import torch
 
-    supported = getattr(
-        torch.cpu, "_is_amx_tile_supported", None
-    )  # releases before 2.6 don't have all of these
+    # Releases before 2.6 don't have all of these.
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     initialise = getattr(torch.cpu, "_init_amx", None)
     return bool(supported and initialise and supported() and initialise())
 
