@@ -56,9 +56,9 @@ inline void add_gradients(const OrchardCall& call, const BiasPlan& plan, const S
 
   const Softmax softmax(head);
   for_each_vector<Strip>(rows, space.strips, [&](Strip<1> strip, int64_t row) {
-    load_vector(strip, head, block.query + row, rows - row);
+    load_vector(strip, space.columns, row, head, block.query + row, rows - row);
   });
-  meet_range<Strip>(head, bounds, range, block.query, rows, space, [&](auto strip, const Meeting& meeting) {
+  const auto attend = [&](auto strip, const Meeting& meeting) {
     Real* first = sums + (meeting.query - block.query) / kLanes * plan.vector_step() +
                   (meeting.key - block.key) * plan.key_step();
     differentiate(strip, meeting, softmax, space, [&](int key, auto& tile) {
@@ -68,7 +68,8 @@ inline void add_gradients(const OrchardCall& call, const BiasPlan& plan, const S
         store(sum, load(sum) + grad_score);
       });
     });
-  });
+  };
+  meet_range<Strip>(head, bounds, range, block.query, rows, space, attend, Nothing{});
 }
 
 /// Adds up a tile's partial sums and stores it.

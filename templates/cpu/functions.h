@@ -17,7 +17,7 @@ ORCHARD_INLINE Vector lane_by_lane(Function function, Vector x) {
 }
 
 ORCHARD_INLINE Vector power_of_two(IntegerVector n) {
-  return (Vector)((n + Exp2<Real>::kBias) << Exp2<Real>::kMantissaBits);
+  return (Vector)((n + Exponent<Real>::kBias) << Exponent<Real>::kMantissaBits);
 }
 
 /// x * 2^n. In two steps, so that n may lead out of the normal numbers.
@@ -27,7 +27,7 @@ ORCHARD_INLINE Vector scaled(Vector x, Vector n) {
 }
 
 ORCHARD_INLINE Vector nearest_integer(Vector x) {
-  constexpr Real kShift = 3ll << (Exp2<Real>::kMantissaBits - 1);
+  constexpr Real kShift = 3ll << (Exponent<Real>::kMantissaBits - 1);
   return (x + kShift) - kShift;
 }
 
@@ -44,7 +44,7 @@ ORCHARD_INLINE Vector exp2(Vector x) {
   if constexpr (sizeof(Real) == 8) return lane_by_lane([](double lane) { return __builtin_exp2(lane); }, x);
   x = clamp(x, -151, 129);  // beyond, it is 0 and infinity
   const Vector n = nearest_integer(x);
-  return scaled(exp2_polynomial(x - n), n);
+  return scaled(polynomial(kNearestExp2, x - n), n);
 }
 
 ORCHARD_INLINE Vector exp(Vector x) {
@@ -52,7 +52,7 @@ ORCHARD_INLINE Vector exp(Vector x) {
   constexpr Real kLog2E = 1.44269504f;
   x = clamp(x, -105, 89);
   const Vector n = nearest_integer(x * kLog2E);
-  return scaled(exp2_polynomial((x - n * kLn2 - n * kLn2Rest) * kLog2E), n);
+  return scaled(polynomial(kNearestExp2, (x - n * kLn2 - n * kLn2Rest) * kLog2E), n);
 }
 
 /// x = (1 + fraction) * 2^exponent, 1 + fraction from sqrt(1/2) to sqrt(2).

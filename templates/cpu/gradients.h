@@ -20,7 +20,7 @@ struct KeyGradients {
 /// in what is under way at once.
 struct Plan {
   static constexpr int64_t kFewQueries =
-      512;  // with fewer to a task the partial sums cost more than they bring
+      kAmx ? 1024 : 512;  // with fewer to a task the partial sums cost more than they bring
   static constexpr int64_t kMostTasks = 16;  // each split takes as much memory as the gradients themselves
 
   Plan(const OrchardParams& params, const OrchardHost& host)

@@ -30,12 +30,20 @@ struct Meeting {
     if constexpr (!kAmx && Width > kNarrowVectors) return false;
     return (kBounded && end > seen.end) || (kWindow && first < seen.first + Width * kLanes - 1);
   }
-  /// `score` where the v-th vector of queries sees the key, else -inf. Rows past the last key count as it.
-  ORCHARD_INLINE Vector bounded(Vector score, int row, int v) const {
+  /// Whether the v-th vector of queries sees the key. Rows past the last key count as it.
+  ORCHARD_INLINE IntegerVector sees(int row, int v) const {
     row = min(row, count - 1) - v * kLanes;
     IntegerVector sees = lane_numbers() > Integer(row - seen.end);
     if constexpr (kWindow) sees &= lane_numbers() <= Integer(row - seen.first);
-    return sees ? score : broadcast(-kInfinity);
+    return sees;
+  }
+  /// What a tile of scores or weights, from key `first` on, holds where a query does not see the key, becomes `hidden`.
+  template <int Width, class AnyTile>
+  ORCHARD_INLINE void hide(int first, AnyTile& tile, Real hidden) const {
+    if (!on_border<Width>(first, first + AnyTile::kHeight)) return;
+    tile.for_each([&](int row, int v, Vector& number) {
+      number = sees(first + row, v) ? number : broadcast(hidden);
+    });
   }
 };
 
@@ -87,10 +95,10 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands
 }
 
 /// Lets the queries meet a range of keys, a block at a time. The blocks are those of the whole sequence, whichever queries
-/// meet them.
-template <template <int> class Strip, class Space, class Attend>
+/// meet them. met(block) comes after each.
+template <template <int> class Strip, class Space, class Attend, class Met>
 void meet_range(const Head& head, const Bounds& bounds, Range range, int64_t start, int64_t rows,
-                const Space& space, Attend attend) {
+                const Space& space, Attend attend, Met met) {
   const auto keys = head.keys<const Element>(head.call.key, head.call.params.key);
   const auto values = head.keys<const Element>(head.call.value, head.call.params.value);
   constexpr int64_t kSkipped = 32;  // keys at once: parts of the block begin where they would
@@ -100,15 +108,19 @@ void meet_range(const Head& head, const Bounds& bounds, Range range, int64_t sta
     const int64_t count = block.end - block.first;
     meet_block<Strip>(bounds, space.pack(keys.from(block.first), values.from(block.first), count), block, start, rows,
                       space.strips, attend);
+    met(block);
   }
 }
 
+struct Nothing {
+  void operator()(Range) const {}
+};
+
 /// Lets the queries meet all keys that they see.
-template <template <int> class Strip, class Space, class Attend>
-void meet_keys(const Head& head, int64_t start, int64_t rows, const Space& space, Attend attend) {
+template <template <int> class Strip, class Space, class Attend, class Met = Nothing>
+void meet_keys(const Head& head, int64_t start, int64_t rows, const Space& space, Attend attend, Met met = {}) {
   const Bounds bounds(head.call.params, head.sequence);
-  meet_range<Strip>(head, bounds, bounds.keys() & bounds.seen_by_any(start, rows), start, rows, space,
-                    attend);
+  meet_range<Strip>(head, bounds, bounds.keys() & bounds.seen_by_any(start, rows), start, rows, space, attend, met);
 }
 
 }  // namespace orchard

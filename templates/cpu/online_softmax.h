@@ -63,27 +63,20 @@ ORCHARD_INLINE Vector reference(Vector maximum) { return maximum == -kInfinity ?
 /// Of a sum of weights: 0 where no key is seen.
 ORCHARD_INLINE Vector inverse(Vector sum) { return sum == 0 ? sum : 1 / sum; }
 
-/// Products may have more rows than there are keys.
-template <class AnyTile>
-ORCHARD_INLINE void hide_rest(AnyTile& tile, int first, int count) {
-  if (count - first >= AnyTile::kHeight) return;
-  tile.for_each([&](int row, int, Vector& score) {
-    if (first + row >= count) score = broadcast(-kInfinity);
-  });
-}
-
 /// These keys join those that the strip has met before. finish(first, tile) makes a tile of products the final scores
-/// of the keys from `first` on; weigh(weight, row, v) is what a value is multiplied by. The scores are gone through
-/// twice: for their maximum, and for the weights that are relative to it.
-template <class AnyStrip, class T, class Finish, class Weigh>
+/// of the keys from `first` on; hide(first, tile, hidden) makes those `hidden` that a query does not see, of scores or of
+/// weights; weigh(weight, row, v) is what a value is multiplied by. The scores are gone through twice: for their maximum,
+/// and for the weights that are relative to it.
+template <class AnyStrip, class T, class Finish, class Hide, class Weigh>
 ORCHARD_INLINE void attend_twice(AnyStrip strip, Rows<const T> keys, Rows<const T> values, int count,
-                                 Rows<Real> scores, Finish finish, Weigh weigh) {
+                                 Rows<Real> scores, Finish finish, Hide hide, Weigh weigh) {
   constexpr int kWidth = AnyStrip::kWidth;
   Vector largest[kWidth];
   for (Vector& score : largest) score = broadcast(-kInfinity);
   strip.multiply_keys(keys, count, [&](int first, auto tile) {
     finish(first, tile);
-    if constexpr (kAmx) hide_rest(tile, first, count);  // elsewhere they repeat the last key
+    hide(first, tile, -kInfinity);
+    if constexpr (kAmx) hide_rest(tile, first, count, -kInfinity);  // elsewhere they repeat the last key
     tile.for_each([&](int row, int v, Vector score) {
       largest[v] = max(largest[v], score);
       store(scores[first + row] + v * kLanes, score);
@@ -121,9 +114,9 @@ ORCHARD_INLINE void attend_twice(AnyStrip strip, Rows<const T> keys, Rows<const 
 
 /// The same in one go, while products are still in registers: relative to the maximum of the keys before. False where
 /// there were none or these keys go too far beyond it; the strip is then as it was, and `scores` spent.
-template <class AnyStrip, class Finish, class Weigh>
+template <class AnyStrip, class Finish, class Hide, class Weigh>
 ORCHARD_INLINE bool attend_once(AnyStrip strip, Rows<const Operand> keys, Rows<const Operand> values, int count,
-                                Rows<Real> scores, Finish finish, Weigh weigh) {
+                                Rows<Real> scores, Finish finish, Hide hide, Weigh weigh) {
   constexpr int kWidth = AnyStrip::kWidth;
   Vector maximum[kWidth], total[kWidth] = {};
   IntegerVector fails = {};
@@ -136,13 +129,14 @@ ORCHARD_INLINE bool attend_once(AnyStrip strip, Rows<const Operand> keys, Rows<c
   const Rows<Operand> weights{reinterpret_cast<Operand*>(scores.data), scores.stride};
   strip.multiply_keys(keys, count, [&](int first, auto tile) {
     finish(first, tile);
-    hide_rest(tile, first, count);
-    tile.for_each([&](int row, int v, Vector& score) {
-      const Vector weight = exp2_or_huge(score - maximum[v]);
+    tile.for_each([&](int, int v, Vector& score) { score = exp2_or_huge(score - maximum[v]); });
+    hide(first, tile, 0);
+    hide_rest(tile, first, count, 0);
+    tile.for_each([&](int row, int v, Vector& weight) {
       total[v] += weight;
-      score = weigh(weight, first + row, v);
+      weight = weigh(weight, first + row, v);
     });
-    tile.store_down(weights.from(first / kStep));
+    tile.template store_down<true>(weights.from(first / kStep));
   });
   for (int v = 0; v < kWidth; v++) fails |= ~(total[v] <= kMostWeight);
   if (any(fails)) return false;

@@ -5,6 +5,13 @@
 
 namespace orchard {
 
+/// Asks for the next rows while what these have summed up is gone through. They may be past the last.
+ORCHARD_INLINE void prefetch_tiles(Rows<const Operand> left, int depth) {
+  for (int row = 0; row < kRowGrain; row++) {
+    for (int t = 0; t < depth; t += kDepthGrain) __builtin_prefetch(left[row] + t, 0, 3);
+  }
+}
+
 /// left · right, Width vectors wide, for the first `count` rows of left: body(row, tile) gets some rows at a time.
 /// Rows past the end repeat the last one, or are those that follow it. The depth is counted in operands.
 template <int Width, class Body>
@@ -13,6 +20,7 @@ ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Ope
   if constexpr (kAmx) {
     for (int first = 0; first < count; first += kRowGrain) {
       const AmxSums<Width> sums(left.from(first), right, depth);
+      prefetch_tiles(left.from(first + kRowGrain), depth);
       for (int r = 0; r < kRowGrain; r += kHeight) {
         auto tile = Tile<kHeight, Width>::loaded(sums.rows + r);
         ORCHARD_INLINE_CALL body(first + r, tile);
@@ -34,6 +42,24 @@ ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Ope
         tile.column = column;
         ORCHARD_INLINE_CALL body(first, tile);
       }
+    }
+  }
+}
+
+/// Two products of the same size at once, where AMX multiplies: body(row, tile, tile) gets a few rows at a time of both.
+template <int Width, class Body>
+ORCHARD_INLINE void multiply_both(Rows<const Operand> left, Rows<const Operand> right, int depth,
+                                  Rows<const Operand> other_left, Rows<const Operand> other_right, int other_depth,
+                                  int count, Body body) {
+  constexpr int kHeight = kStep;
+  for (int first = 0; first < count; first += kRowGrain) {
+    const AmxSums<Width> sums(left.from(first), right, depth),
+        other_sums(other_left.from(first), other_right, other_depth);
+    prefetch_tiles(left.from(first + kRowGrain), depth);
+    prefetch_tiles(other_left.from(first + kRowGrain), other_depth);
+    for (int r = 0; r < kRowGrain; r += kHeight) {
+      auto tile = Tile<kHeight, Width>::loaded(sums.rows + r), other = Tile<kHeight, Width>::loaded(other_sums.rows + r);
+      ORCHARD_INLINE_CALL body(first + r, tile, other);
     }
   }
 }

@@ -53,9 +53,20 @@ struct Tile {
 
   /// As rows of another product's operands, whose depth runs along them.
   ORCHARD_INLINE void store_along(Rows<Operand> to) {
-    for_each([&](int row, int v, Vector& numbers) { orchard::store_along(to[row] + v * kLanes / kStep, numbers); });
+    constexpr int kTwo = kStep == 2 && Height % 2 == 0 ? Height : 0;  // rows that are rounded two at a time
+    ORCHARD_UNROLL
+    for (int r = 0; r < kTwo; r += 2) {
+      ORCHARD_UNROLL
+      for (int v = 0; v < Width; v++) {
+        const int at_operand = (column + v) * kLanes / kStep;
+        store_two_along(to[r] + at_operand, to[r + 1] + at_operand, at[r][v], at[r + 1][v]);
+      }
+    }
+    if constexpr (kTwo == 0)
+      for_each([&](int row, int v, Vector& numbers) { orchard::store_along(to[row] + v * kLanes / kStep, numbers); });
   }
-  /// As operands of a product whose depth runs down the rows.
+  /// As operands of a product whose depth runs down the rows. Where all is finite, less has to be looked at.
+  template <bool Finite = false>
   ORCHARD_INLINE void store_down(Rows<Operand> to) {
     static_assert(Height % kStep == 0);
     ORCHARD_UNROLL
@@ -64,7 +75,8 @@ struct Tile {
       for (int v = 0; v < Width; v++) {
         Vector numbers[kStep];
         for (int next = 0; next < kStep; next++) numbers[next] = at[r + next][v];
-        store_operands(to[r / kStep] + (column + v) * kLanes, operands(numbers));
+        const OperandVector rounded = Finite ? operands_of_finite(numbers) : operands(numbers);
+        store_operands(to[r / kStep] + (column + v) * kLanes, rounded);
       }
     }
   }
@@ -79,6 +91,15 @@ struct Tile {
     }
   }
 };
+
+/// Products may have more rows than there are keys.
+template <class AnyTile>
+ORCHARD_INLINE void hide_rest(AnyTile& tile, int first, int count, Real hidden) {
+  if (count - first >= AnyTile::kHeight) return;
+  tile.for_each([&](int row, int, Vector& number) {
+    if (first + row >= count) number = broadcast(hidden);
+  });
+}
 
 /// For a call that takes a tile. Clang may not inline it, and hands the tile over through memory.
 #if defined(__clang__) && __clang_major__ >= 15
