@@ -57,16 +57,21 @@ inline void load_vector(Strip<1> strip, const QueryColumns& columns, int64_t row
   const auto out = head.queries<const Element>(call.out, call.params.out);
   const auto grad_out = head.queries<const Element>(call.grad_out, call.params.grad_out);
   const Real *lse = head.numbers(call.lse), *grad_lse = head.numbers(call.grad_lse);
-  Element queries[kLanes * kHeadDim] = {}, grad_outs[kLanes * kHeadDimV] = {};
+  Element queries[kLanes][kHeadDim], grad_outs[kLanes][kHeadDimV];
   for (int lane = 0; lane < kLanes; lane++) {
     const int64_t at = start + lane;
     const bool live = lane < count && lse[at] != -kInfinity;
     strip.lse[lane] = live ? lse[at] : kInfinity;
     strip.delta[lane] = live && grad_lse ? -kLog2E * grad_lse[at] : 0;
-    if (live) __builtin_memcpy(queries + lane * kHeadDim, query[at], kHeadDim * sizeof(Element));
-    if (live) __builtin_memcpy(grad_outs + lane * kHeadDimV, grad_out[at], kHeadDimV * sizeof(Element));
+    if (live) {
+      __builtin_memcpy(queries[lane], query[at], sizeof(queries[lane]));
+      __builtin_memcpy(grad_outs[lane], grad_out[at], sizeof(grad_outs[lane]));
+    } else {
+      __builtin_memset(queries[lane], 0, sizeof(queries[lane]));
+      __builtin_memset(grad_outs[lane], 0, sizeof(grad_outs[lane]));
+    }
   }
-  const Rows<const Element> query_rows{queries, kHeadDim}, grad_out_rows{grad_outs, kHeadDimV};
+  const Rows<const Element> query_rows{queries[0], kHeadDim}, grad_out_rows{grad_outs[0], kHeadDimV};
   load_queries(query_rows, kLanes, call.scale, strip.query);
   pack_transposed<kHeadDimV>(grad_out_rows, kLanes, strip.grad_out);
   pack_down<kHeadDim>(query_rows, kLanes, columns.query.from(row / kStep));

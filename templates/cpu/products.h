@@ -46,22 +46,36 @@ ORCHARD_INLINE void multiply(Rows<const Operand> left, int count, Rows<const Ope
   }
 }
 
+/// The operands of a product.
+struct Factors {
+  Rows<const Operand> left, right;
+  int depth;
+};
+
+/// Rows of two products of the same size, from `first` on: see `multiply_both`.
+template <int Width, int Down, class Body>
+ORCHARD_INLINE void multiply_some(const Factors& one, const Factors& other, int first, Body body) {
+  constexpr int kHeight = kStep, kRows = Down * kRowGrain;
+  const AmxSums<Width, Down> sums(one.left.from(first), one.right, one.depth),
+      other_sums(other.left.from(first), other.right, other.depth);
+  prefetch_tiles(one.left.from(first + kRows), one.depth);
+  prefetch_tiles(other.left.from(first + kRows), other.depth);
+  for (int r = 0; r < kRows; r += kHeight) {
+    auto tile = Tile<kHeight, Width>::loaded(sums.rows + r), other = Tile<kHeight, Width>::loaded(other_sums.rows + r);
+    ORCHARD_INLINE_CALL body(first + r, tile, other);
+  }
+}
+
 /// Two products of the same size at once, where AMX multiplies: body(row, tile, tile) gets a few rows at a time of both.
 template <int Width, class Body>
-ORCHARD_INLINE void multiply_both(Rows<const Operand> left, Rows<const Operand> right, int depth,
-                                  Rows<const Operand> other_left, Rows<const Operand> other_right, int other_depth,
-                                  int count, Body body) {
-  constexpr int kHeight = kStep;
-  for (int first = 0; first < count; first += kRowGrain) {
-    const AmxSums<Width> sums(left.from(first), right, depth),
-        other_sums(other_left.from(first), other_right, other_depth);
-    prefetch_tiles(left.from(first + kRowGrain), depth);
-    prefetch_tiles(other_left.from(first + kRowGrain), other_depth);
-    for (int r = 0; r < kRowGrain; r += kHeight) {
-      auto tile = Tile<kHeight, Width>::loaded(sums.rows + r), other = Tile<kHeight, Width>::loaded(other_sums.rows + r);
-      ORCHARD_INLINE_CALL body(first + r, tile, other);
-    }
+ORCHARD_INLINE void multiply_both(const Factors& one, const Factors& other, int count, Body body) {
+  // As squares where the factors on the right fill the first cache: those are read half as often.
+  constexpr bool kSquares = (steps(kHeadDim) + steps(kHeadDimV)) * Width * kVectorBytes >= 32 << 10;
+  int first = 0;
+  if constexpr (kSquares) {
+    for (; first + 2 * kRowGrain <= count; first += 2 * kRowGrain) multiply_some<Width, 2>(one, other, first, body);
   }
+  for (; first < count; first += kRowGrain) multiply_some<Width, 1>(one, other, first, body);
 }
 
 template <int Height, int Width>

@@ -60,7 +60,7 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
   if (!softmax.scores.prepare<Width>(meeting, weights)) return false;
   if constexpr (kDropout) softmax.dropout.draw<Width>(meeting, kept);
 
-  const auto weigh = [&](int first, auto& tile) {
+  const auto weigh = [&](int first, auto& tile) ORCHARD_INLINED {
     const bool border = meeting.on_border<Width>(first, first + tile.kHeight);
     tile.for_each([&](int row, int v, Vector& product) {
       row += first;
@@ -80,7 +80,7 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
   };
   const auto factor = [&](int row, int v) { return kDropout ? load(kept[row] + v * kLanes) : broadcast(1); };
   // From the gradients of the weights.
-  const auto derive = [&](int first, auto& tile, auto weight_at) {
+  const auto derive = [&](int first, auto& tile, auto weight_at) ORCHARD_INLINED {
     // Whatever the value of a hidden key holds. A key past the last one has no operand of its own.
     const bool hides = kAdds || kModifiesScore || meeting.on_border<Width>(first, first + tile.kHeight) ||
                        (kStep > 1 && first + tile.kHeight > meeting.count);
@@ -92,9 +92,9 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
   };
 
   if constexpr (kAmx) {
-    multiply_both<Width>(
-        operands.key_rows, strip.query, steps(kHeadDim), operands.value_rows, strip.grad_out, steps(kHeadDimV),
-        meeting.count, [&](int first, auto tile, auto grads) {
+    const Factors scores{operands.key_rows, strip.query, steps(kHeadDim)},
+        weight_grads{operands.value_rows, strip.grad_out, steps(kHeadDimV)};
+    multiply_both<Width>(scores, weight_grads, meeting.count, [&](int first, auto tile, auto grads) ORCHARD_INLINED {
           weigh(first, tile);
           hide_rest(tile, first, meeting.count, 0);
           derive(first, grads, [&](int row, int v) { return tile.at[row][v]; });

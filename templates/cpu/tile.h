@@ -120,44 +120,62 @@ constexpr int kTallest = kAmx ? kRowGrain : 12;
 /// Deeper products (in operands) are summed up in pieces: one long chain of additions would lose digits.
 constexpr int kDepth = 128 / kStep;
 
-/// 16 rows of a product that AMX sums up, a tile for each vector.
-template <int Width>
+/// Rows of a product that AMX sums up, Down tiles of 16, and one across for each vector. Four tiles are summed up at once:
+/// side by side, or as a square, which reads less of `right`.
+template <int Width, int Down = 1>
 struct AmxSums {
-  static_assert(Width <= 4);
-  static constexpr int kLeft = 4, kRight = 5;  // registers; those before hold the sums
-  alignas(kVectorBytes) Real rows[amx::kRows][Width * kLanes];
+  static constexpr int kAcross = Down == 1 ? Width : 2;
+  static constexpr int kLeft = 4, kRight = kLeft + Down;  // registers; those before hold the sums
+  static_assert(Down * kAcross <= kLeft && Width % kAcross == 0);
+  alignas(kVectorBytes) Real rows[Down * amx::kRows][Width * kLanes];
 
   ORCHARD_INLINE AmxSums(Rows<const Operand> left, Rows<const Operand> right, int depth) {
-    for_each_register([](auto v) { amx::zero<v>(); });
-    multiply_add(left, right, depth);
-    for_each_register([&](auto v) { amx::store<v>(rows[0] + v * kLanes, sizeof(rows[0])); });
+    for (int v = 0; v < Width; v += kAcross) {
+      for_each_tile([](auto, auto, auto sum) { amx::zero<sum>(); });
+      multiply_add(left, right.from_column(v * kLanes), depth);
+      for_each_tile([&](auto r, auto c, auto sum) {
+        amx::store<sum>(rows[r * amx::kRows] + (v + c) * kLanes, sizeof(rows[0]));
+      });
+    }
   }
 
   /// target += left · right
   ORCHARD_INLINE static void add(Rows<const Operand> left, Rows<const Operand> right, int depth, Rows<Real> target) {
     const int64_t stride = target.stride * sizeof(Real);
-    for_each_register([&](auto v) { amx::load<v>(target[0] + v * kLanes, stride); });
-    multiply_add(left, right, depth);
-    for_each_register([&](auto v) { amx::store<v>(target[0] + v * kLanes, stride); });
+    for (int v = 0; v < Width; v += kAcross) {
+      const auto place = [&](int r, int c) { return target[r * amx::kRows] + (v + c) * kLanes; };
+      for_each_tile([&](auto r, auto c, auto sum) { amx::load<sum>(place(r, c), stride); });
+      multiply_add(left, right.from_column(v * kLanes), depth);
+      for_each_tile([&](auto r, auto c, auto sum) { amx::store<sum>(place(r, c), stride); });
+    }
   }
 
  private:
   ORCHARD_INLINE static void multiply_add(Rows<const Operand> left, Rows<const Operand> right, int depth) {
     for (int t = 0; t < depth; t += kDepthGrain) {
-      amx::load<kLeft>(left.data + t, left.stride * sizeof(Operand));
-      for_each_register([&](auto v) {
-        constexpr int kRightOf = kRight + v % 3;
-        amx::load<kRightOf>(right[t] + v * kLanes, right.stride * sizeof(Operand));
-        amx::multiply_add<v, kLeft, kRightOf>();
+      for_each<Down>([&](auto r) {
+        amx::load<kLeft + r>(left[r * amx::kRows] + t, left.stride * sizeof(Operand));
+      });
+      for_each<kAcross>([&](auto c) {
+        constexpr int kRightOf = kRight + c % (8 - kRight);
+        amx::load<kRightOf>(right[t] + c * kLanes, right.stride * sizeof(Operand));
+        for_each<Down>([&](auto r) { amx::multiply_add<r * kAcross + c, kLeft + r, kRightOf>(); });
       });
     }
   }
 
-  template <int V = 0, class Body>
-  ORCHARD_INLINE static void for_each_register(Body body) {
-    if constexpr (V < Width) {
-      body(std::integral_constant<int, V>{});
-      for_each_register<V + 1>(body);
+  /// Calls body(row of tiles, column, register).
+  template <class Body>
+  ORCHARD_INLINE static void for_each_tile(Body body) {
+    for_each<Down>([&](auto r) {
+      for_each<kAcross>([&](auto c) { body(r, c, std::integral_constant<int, r * kAcross + c>{}); });
+    });
+  }
+  template <int Count, int I = 0, class Body>
+  ORCHARD_INLINE static void for_each(Body body) {
+    if constexpr (I < Count) {
+      body(std::integral_constant<int, I>{});
+      for_each<Count, I + 1>(body);
     }
   }
 };
