@@ -68,6 +68,29 @@ def test_lengths_around_a_tile_and_a_strip(tiles, rows):
     check(*bfloat16((1, 1, rows, 64), (1, 1, rows + 2, 64)), causal="lower_right")
 
 
+@pytest.mark.parametrize("options", ({"causal": "lower_right"}, {"window": (70, 5)}), ids=str)
+def test_blocks_of_keys_that_end_within_a_tile(tiles, options):
+    """Strips of one task meet different parts of them, which their gradients are gathered from."""
+    inputs = bfloat16((1, 1, 150, 64), (1, 1, 150, 64))
+    with orchard_jit.specialize(block_q=128, block_k=40):
+        found = results(*inputs, **options)
+    for ours, theirs in zip(found, results(*inputs, **options), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2**-6, atol=2**-6)
+
+
+def test_a_block_that_is_masked_for_the_strip_in_the_middle(tiles):
+    """Its part counts for nothing, whatever the block before has left there."""
+    inputs = bfloat16((1, 1, 192, 64), (1, 1, 400, 64))
+    mask = torch.ones(192, 400, dtype=torch.bool)
+    mask[64:128, 192:384] = False
+    leaves = [x.double().requires_grad_() for x in inputs]
+    out = torch.nn.functional.scaled_dot_product_attention(*leaves, attn_mask=mask)
+    expected = out, *torch.autograd.grad(out, leaves, torch.ones_like(out))
+    found = results(*inputs, mask=mask)
+    for ours, theirs in zip((found[0], *found[2:]), expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=2e-2, atol=2e-2)
+
+
 def test_a_single_key_has_no_gradient(tiles):
     """What is subtracted from the products is summed up in their order."""
     q, k, v = bfloat16((1, 2, 40, 64), (1, 2, 1, 64))

@@ -19,8 +19,8 @@ struct KeyGradients {
 /// How the work is split. Depends on the sizes alone, so that every run sums up in the same order; on the threads only
 /// in what is under way at once.
 struct Plan {
-  static constexpr int64_t kFewQueries =
-      kAmx ? 1024 : 512;  // with fewer to a task the partial sums cost more than they bring
+  // With fewer to a task the partial sums cost more than they bring.
+  static constexpr int64_t kFewQueries = kAmx ? 1024 : 512;
   static constexpr int64_t kMostTasks = 16;  // each split takes as much memory as the gradients themselves
 
   Plan(const OrchardParams& params, const OrchardHost& host)

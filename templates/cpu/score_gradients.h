@@ -81,7 +81,7 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
   const auto factor = [&](int row, int v) { return kDropout ? load(kept[row] + v * kLanes) : broadcast(1); };
   // From the gradients of the weights.
   const auto derive = [&](int first, auto& tile, auto weight_at) ORCHARD_INLINED {
-    // Whatever the value of a hidden key holds. A key past the last one has no operand of its own.
+    // Whatever the value of a hidden key holds. A key past the last one is hidden too: a pair may need it.
     const bool hides = kAdds || kModifiesScore || meeting.on_border<Width>(first, first + tile.kHeight) ||
                        (kStep > 1 && first + tile.kHeight > meeting.count);
     tile.for_each([&](int row, int v, Vector& grad) {
@@ -95,18 +95,18 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
     const Factors scores{operands.key_rows, strip.query, steps(kHeadDim)},
         weight_grads{operands.value_rows, strip.grad_out, steps(kHeadDimV)};
     multiply_both<Width>(scores, weight_grads, meeting.count, [&](int first, auto tile, auto grads) ORCHARD_INLINED {
-          weigh(first, tile);
-          hide_rest(tile, first, meeting.count, 0);
-          derive(first, grads, [&](int row, int v) { return tile.at[row][v]; });
-          if constexpr (kDropout)
-            tile.for_each([&](int row, int v, Vector& weight) { weight *= factor(first + row, v); });
-          tile.store_along(weight_rows.from(first));
-          body(first, grads);
-        });
+      weigh(first, tile);
+      hide_rest(tile, first, meeting.count, 0);
+      derive(first, grads, [&](int row, int v) { return tile.at[row][v]; });
+      if constexpr (kDropout)
+        tile.for_each([&](int row, int v, Vector& weight) { weight *= factor(first + row, v); });
+      tile.store_along(weight_rows.from(first));
+      body(first, grads);
+    });
   } else {
     multiply<Width>(operands.key_rows, meeting.count, strip.query, steps(kHeadDim), [&](int first, auto tile) {
       weigh(first, tile);
-      hide_rest(tile, first, meeting.count, 0);
+      if constexpr (kStep > 1) hide_rest(tile, first, meeting.count, 0);
       tile.for_each([&](int row, int v, Vector weight) { store(weights[first + row] + v * kLanes, weight); });
     });
     multiply<Width>(operands.value_rows, meeting.count, strip.grad_out, steps(kHeadDimV), [&](int first, auto tile) {
