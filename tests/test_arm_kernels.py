@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 
 import orchard_jit
 
+from . import foreign
 from .test_conformance import TOLERANCE, check, tensors
 
 if sys.platform != "linux":
@@ -29,14 +29,6 @@ def arm():
     with arm_kernels() as session:
         yield session
     assert session.plug_ins, "the test has called no ARM kernel"
-
-
-def results(query, key, value, grad_out=None, **options):
-    """Output, log-sum-exp and gradients."""
-    leaves = [x.detach().requires_grad_() for x in (query, key, value)]
-    out, lse = orchard_jit.flash_attention(*leaves, **options, return_lse=True)
-    grad_out = torch.ones_like(out) if grad_out is None else grad_out
-    return out, lse, *torch.autograd.grad(out, leaves, grad_out)
 
 
 @pytest.mark.parametrize("flags", ((), LIKE_A_MAC), ids=str)
@@ -67,14 +59,7 @@ def test_lengths_around_a_vector_and_a_strip(rows):
 
 
 def test_rows_that_see_no_key():
-    """Lower-right with 30 queries more than keys."""
-    q, k, v = tensors((1, 2, 50, 64), (1, 2, 20, 64), torch.float32, "cpu")
-    out, lse, *grads = results(q, k, v, causal="lower_right")
-    assert (out[:, :, :30] == 0).all()
-    assert (lse[:, :, :30] == -torch.inf).all()
-    assert (grads[0][:, :, :30] == 0).all()
-    assert all(grad.isfinite().all() for grad in grads)
-    check(q, k, v, causal="lower_right")
+    foreign.check_rows_that_see_no_key(torch.float32)
 
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
@@ -124,12 +109,7 @@ def test_decoding_a_single_row(arm, dtype):
 
 
 def test_what_lies_past_a_sequences_length_may_be_nan():
-    lengths = torch.tensor([50, 3], dtype=torch.int32)
-    clean = tensors((2, 2, 37, 24), (2, 2, 70, 24), torch.float32, "cpu")
-    dirty = [x.clone() for x in clean]
-    for x, (batch, length) in itertools.product(dirty[1:], enumerate(lengths)):
-        x[batch, :, length:] = torch.nan
-    assert all(map(torch.equal, *(results(*inputs, key_lengths=lengths) for inputs in (clean, dirty))))
+    foreign.check_nan_past_lengths(24, torch.float32)
 
 
 @pytest.mark.parametrize("workers", (2, 3))
@@ -137,26 +117,19 @@ def test_any_number_of_workers_gives_the_same_bits(arm, workers):
     """They take turns, a task each."""
     inputs = tensors((2, 4, 77, 64), (2, 2, 130, 64), torch.float32, "cpu")
     inputs.append(torch.randn(inputs[0].shape))
-    before = torch.get_num_threads()
-    found = []
-    try:
-        for threads in (1, workers):
-            torch.set_num_threads(threads)
-            found.append(results(*inputs, causal="lower_right"))
-            assert [plug_in.workers for plug_in in arm.plug_ins.values()] == [threads, threads]
-    finally:
-        torch.set_num_threads(before)
-    assert all(map(torch.equal, *found))
+
+    def ran(threads):
+        assert [plug_in.workers for plug_in in arm.plug_ins.values()] == [threads, threads]
+
+    foreign.check_threads(inputs, workers, ran, causal="lower_right")
 
 
 @pytest.mark.parametrize(
     ("head_dim", "head_dim_v", "dtype"), [(33, 7, torch.float32), (40, 40, torch.float16)], ids=str
 )
 def test_nothing_is_read_past_the_end_of_a_tensor(head_dim, head_dim_v, dtype):
-    guarded = Guarded()
     inputs = tensors((2, 2, 37, head_dim), (2, 1, 61, head_dim), dtype, "cpu", head_dim_v)
-    inputs = [guarded.copy(x) for x in (*inputs, torch.randn(2, 2, 37, head_dim_v).to(dtype))]
-    assert all(x.isfinite().all() for x in results(*inputs))
+    foreign.check_ends_of_memory([*inputs, torch.randn(2, 2, 37, head_dim_v).to(dtype)])
 
 
 WRONG = "a wrong number"

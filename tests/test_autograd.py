@@ -200,10 +200,18 @@ def test_gradients_have_the_layout_of_their_inputs():
     assert orchard_jit.flash_attn_func(q, k, v).is_contiguous()
 
 
-@pytest.mark.parametrize("threads", (1, 2, 3))
+@pytest.fixture
+def threads():
+    """Sets their number; afterwards it is what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("number", (1, 2, 3))
 @pytest.mark.parametrize("options", ({"causal": True}, {"window": (205, 5)}), ids=str)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
-def test_the_same_bits_for_any_number_of_threads(threads, options, dtype):
+def test_the_same_bits_for_any_number_of_threads(threads, number, options, dtype):
     """The more threads, the fewer queries a task of the forward pass takes."""
     q, k, v = (x.detach().to(dtype).requires_grad_() for x in inputs(700, 700, 700, dim=64))
     grad_out = torch.randn(1, 2, 700, 64).to(dtype)
@@ -212,15 +220,27 @@ def test_the_same_bits_for_any_number_of_threads(threads, options, dtype):
         out = orchard_jit.flash_attention(q, k, v, **options)
         return [out, *torch.autograd.grad(out, (q, k, v), grad_out)]
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = bits()
-        torch.set_num_threads(threads)
-        for _ in range(3):
-            assert all(torch.equal(a, b) for a, b in zip(alone, bits(), strict=True))
-    finally:
-        torch.set_num_threads(before)
+    threads(1)
+    alone = bits()
+    threads(number)
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(alone, bits(), strict=True))
+
+
+def test_the_same_bits_where_blocks_are_not_halved_evenly(threads):
+    """A task takes whole strips, the same with any number of threads: where scores grow along the keys, a whole
+    strip goes through them twice if one of its queries has to."""
+    q, k, v = inputs(700, 700, 700, dim=64, heads=1)
+    q, k = (
+        q.detach() * torch.linspace(0.1, 12, 700)[:, None],
+        k.detach() * torch.linspace(0.1, 3, 700)[:, None],
+    )
+    found = []
+    with orchard_jit.specialize(block_q=192):
+        for number in (1, 2, 5):
+            threads(number)
+            found.append(orchard_jit.flash_attention(q, k, v, causal=True))
+    assert all(torch.equal(found[0], other) for other in found[1:])
 
 
 def test_memory_is_linear_in_the_length():

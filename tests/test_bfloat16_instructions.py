@@ -5,7 +5,6 @@ In software on any x86-64 processor; where the instructions are at hand, also th
 
 from __future__ import annotations
 
-import itertools
 import platform
 import sys
 
@@ -16,12 +15,13 @@ import torch
 import orchard_jit
 from orchard_jit.backends.cpu import CpuBackend
 
+from . import foreign
+from .foreign import results
 from .test_conformance import check, tensors
 
 if sys.platform != "linux" or platform.machine() != "x86_64":
     pytest.skip("in software they are still kernels for x86-64", allow_module_level=True)
 
-from software_arm.memory import Guarded
 from software_x86 import ARCHS, TILES, kernels_for
 
 
@@ -43,13 +43,6 @@ def tiles():
 
 def bfloat16(query, key, head_dim_v=None):
     return tensors(query, key, torch.bfloat16, "cpu", head_dim_v)
-
-
-def results(query, key, value, **options):
-    """Output, log-sum-exp and gradients."""
-    leaves = [x.detach().requires_grad_() for x in (query, key, value)]
-    out, lse = orchard_jit.flash_attention(*leaves, **options, return_lse=True)
-    return out, lse, *torch.autograd.grad(out, leaves, torch.ones_like(out))
 
 
 @pytest.mark.parametrize("head_dim", (64, 67))
@@ -100,13 +93,7 @@ def test_a_single_key_has_no_gradient(tiles):
 
 
 def test_rows_that_see_no_key(tiles):
-    """Lower-right with 30 queries more than keys."""
-    q, k, v = bfloat16((1, 2, 50, 64), (1, 2, 20, 64))
-    out, lse, *grads = results(q, k, v, causal="lower_right")
-    assert (out[:, :, :30] == 0).all()
-    assert (lse[:, :, :30] == -torch.inf).all()
-    assert (grads[0][:, :, :30] == 0).all()
-    check(q, k, v, causal="lower_right")
+    foreign.check_rows_that_see_no_key(torch.bfloat16)
 
 
 def test_scores_far_below_zero(tiles):
@@ -135,35 +122,18 @@ def test_packed_sequences(tiles):
 
 
 def test_what_lies_past_a_sequences_length_may_be_nan(tiles):
-    lengths = torch.tensor([50, 3], dtype=torch.int32)
-    clean = bfloat16((2, 2, 37, 64), (2, 2, 70, 64))
-    dirty = [x.clone() for x in clean]
-    for x, (batch, length) in itertools.product(dirty[1:], enumerate(lengths)):
-        x[batch, :, length:] = torch.nan
-    assert all(map(torch.equal, *(results(*inputs, key_lengths=lengths) for inputs in (clean, dirty))))
+    foreign.check_nan_past_lengths(64, torch.bfloat16)
 
 
 @pytest.mark.parametrize("options", ({"causal": "lower_right"}, {"window": (101, 5)}), ids=str)
 def test_any_number_of_threads_gives_the_same_bits(tiles, options):
     """Each of them has tile registers of its own to prepare, and fewer queries at once."""
-    inputs = bfloat16((1, 2, 300, 64), (1, 2, 300, 64))
-    before = torch.get_num_threads()
-    found = []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            found.append(results(*inputs, **options))
-    finally:
-        torch.set_num_threads(before)
-    assert all(map(torch.equal, *found))
+    foreign.check_threads(bfloat16((1, 2, 300, 64), (1, 2, 300, 64)), 3, **options)
 
 
 @pytest.mark.parametrize("head_dim", (64, 67))
 def test_nothing_is_read_past_the_end_of_a_tensor(arch, head_dim):
-    """Which is where memory ends."""
-    guarded = Guarded()
-    inputs = [guarded.copy(x) for x in bfloat16((2, 2, 37, head_dim), (2, 1, 61, head_dim))]
-    assert all(x.isfinite().all() for x in results(*inputs, causal="lower_right"))
+    foreign.check_ends_of_memory(bfloat16((2, 2, 37, head_dim), (2, 1, 61, head_dim)), causal="lower_right")
 
 
 @pytest.mark.parametrize(
