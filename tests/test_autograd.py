@@ -228,8 +228,8 @@ def test_the_same_bits_for_any_number_of_threads(threads, number, options, dtype
 
 
 def test_the_same_bits_where_blocks_are_not_halved_evenly(threads):
-    """A task takes whole strips, the same with any number of threads: where scores grow along the keys, a whole
-    strip goes through them twice if one of its queries has to."""
+    """A task takes whole strips, those of any number of threads: where scores grow along the keys, all of
+    a strip goes through them twice if one of its queries has to."""
     q, k, v = inputs(700, 700, 700, dim=64, heads=1)
     q, k = (
         q.detach() * torch.linspace(0.1, 12, 700)[:, None],
