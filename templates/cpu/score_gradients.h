@@ -9,11 +9,11 @@ namespace orchard {
 /// The memory that a block of queries works in.
 struct Space {
   Space(Arena& arena, const OrchardParams& params)
-      : Space(arena, strip_rows(min<int64_t>(kBlockQ, params.query_length)), min<int64_t>(kBlockK, params.key_length)) {}
+      : Space(arena, min<int64_t>(kBlockQ, params.query_length), min<int64_t>(kBlockK, params.key_length)) {}
 
   Space(Arena& arena, int64_t queries, int64_t keys)
-      : columns(arena, queries), gathered(arena, kAmx ? keys : 0, queries) {
-    strips = arena.take<Real>(queries * Strip<1>::kRealsPerQuery);
+      : columns(arena, strip_rows(queries)), gathered(arena, kAmx ? keys : 0, queries) {
+    strips = arena.take<Real>(strip_rows(queries) * Strip<1>::kRealsPerQuery);
     weights = arena.take<Real>((keys + kTallest) * kStrip);
     grad_scores = arena.take<Real>((keys + kTallest) * kStrip);
     kept = arena.take<Real>(kDropout ? (keys + kTallest) * kStrip : 0);
@@ -61,11 +61,13 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
   if constexpr (kDropout) softmax.dropout.draw<Width>(meeting, kept);
 
   const auto weigh = [&](int first, auto& tile) ORCHARD_INLINED {
+    const bool border = meeting.on_border<Width>(first, first + tile.kHeight);
     tile.for_each([&](int row, int v, Vector& product) {
       row += first;
       const Vector lse = load(strip.lse + v * kLanes);
       const Vector score = softmax.scores.finish(product, meeting, row, v, weights[row] + v * kLanes);
       Vector weight = exp2(score - lse);
+      if (border) weight = meeting.sees(row, v) ? weight : Vector{};
       if constexpr (kModifiesScore) {
         // An expression may make anything of a query that is none.
         weight = lse == kInfinity ? Vector{} : weight;
@@ -75,7 +77,6 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
       }
       product = weight;
     });
-    meeting.hide<Width>(first, tile, 0);
   };
   const auto factor = [&](int row, int v) { return kDropout ? load(kept[row] + v * kLanes) : broadcast(1); };
   // From the gradients of the weights.

@@ -59,7 +59,7 @@ class GatheredRows {
 
  private:
   static Rows<Operand> take(Arena& arena, int64_t keys, int64_t queries) {
-    const int64_t row = pitch(steps(queries));
+    const int64_t row = pitch(steps(strip_rows(queries)));
     return {arena.take<Operand>(operand_rows(keys) * row), row};
   }
 

@@ -53,18 +53,17 @@ struct Tile {
 
   /// As rows of another product's operands, whose depth runs along them.
   ORCHARD_INLINE void store_along(Rows<Operand> to) {
-    if constexpr (kStep == 2 && Height % 2 == 0) {
+    constexpr int kTwo = kStep == 2 && Height % 2 == 0 ? Height : 0;  // rows that are rounded two at a time
+    ORCHARD_UNROLL
+    for (int r = 0; r < kTwo; r += 2) {
       ORCHARD_UNROLL
-      for (int r = 0; r < Height; r += 2) {
-        ORCHARD_UNROLL
-        for (int v = 0; v < Width; v++) {
-          const int first = (column + v) * kLanes / kStep;
-          store_two_along(to[r] + first, to[r + 1] + first, at[r][v], at[r + 1][v]);
-        }
+      for (int v = 0; v < Width; v++) {
+        const int at_operand = (column + v) * kLanes / kStep;
+        store_two_along(to[r] + at_operand, to[r + 1] + at_operand, at[r][v], at[r + 1][v]);
       }
-    } else {
-      for_each([&](int row, int v, Vector& numbers) { orchard::store_along(to[row] + v * kLanes / kStep, numbers); });
     }
+    if constexpr (kTwo == 0)
+      for_each([&](int row, int v, Vector& numbers) { orchard::store_along(to[row] + v * kLanes / kStep, numbers); });
   }
   /// As operands of a product whose depth runs down the rows. Where all is finite, less has to be looked at.
   template <bool Finite = false>
@@ -140,13 +139,15 @@ struct AmxSums {
     }
   }
 
-  /// target += left · right, side by side
+  /// target += left · right
   ORCHARD_INLINE static void add(Rows<const Operand> left, Rows<const Operand> right, int depth, Rows<Real> target) {
-    static_assert(Down == 1);
     const int64_t stride = target.stride * sizeof(Real);
-    for_each_tile([&](auto, auto c, auto sum) { amx::load<sum>(target[0] + c * kLanes, stride); });
-    multiply_add(left, right, depth);
-    for_each_tile([&](auto, auto c, auto sum) { amx::store<sum>(target[0] + c * kLanes, stride); });
+    for (int v = 0; v < Width; v += kAcross) {
+      const auto place = [&](int r, int c) { return target[r * amx::kRows] + (v + c) * kLanes; };
+      for_each_tile([&](auto r, auto c, auto sum) { amx::load<sum>(place(r, c), stride); });
+      multiply_add(left, right.from_column(v * kLanes), depth);
+      for_each_tile([&](auto r, auto c, auto sum) { amx::store<sum>(place(r, c), stride); });
+    }
   }
 
  private:
