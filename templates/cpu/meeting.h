@@ -5,6 +5,29 @@
 
 namespace orchard {
 
+/// The keys and values of the next block, asked for a row at a time while tiles of this one are summed up: asked for all
+/// at once, they would be waited for. What is packed is asked for by the packing.
+class NextBlock {
+ public:
+  /// `tiles` will ask.
+  NextBlock(Rows<const Element> keys, Rows<const Element> values, int64_t count, int64_t tiles)
+      : keys_(keys), values_(values), rows_(kInPlace ? 2 * max<int64_t>(count, 0) : 0), each_(divide_up(rows_, tiles)) {}
+
+  ORCHARD_INLINE void ask() {
+    for (const int64_t end = min(asked_ + each_, rows_); asked_ < end; asked_++) {
+      if (asked_ % 2) {
+        prefetch<kHeadDimV>(values_, asked_ / 2);
+      } else {
+        prefetch<kHeadDim>(keys_, asked_ / 2);
+      }
+    }
+  }
+
+ private:
+  Rows<const Element> keys_, values_;
+  int64_t rows_, each_, asked_ = 0;  // of both: in all, by a tile, so far
+};
+
 /// Keys and values as the products want them: those along their rows, and those down their columns.
 struct KeyOperands {
   Rows<const Operand> key_rows, key_columns, value_rows, value_columns;
@@ -22,6 +45,7 @@ struct Meeting {
   int64_t query, key;  // the first ones' places in the sequence
   int queries, count;
   Range seen;  // by the first query, relative to `key`; by the one after it, a key further
+  NextBlock& next;
 
   /// Whether some of these keys are hidden from some query. A meeting on the border is that of a narrow strip, unless AMX
   /// multiplies: to it, half a strip in vain is less than many narrow ones.
@@ -51,7 +75,7 @@ struct Meeting {
 /// all its queries see, and its narrow parts those on the borders.
 template <template <int> class Strip, class Attend>
 ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands, Range block, int64_t start,
-                               int64_t rows, Real* strips, Attend attend) {
+                               int64_t rows, Real* strips, NextBlock& next, Attend attend) {
   for_each_strip(rows, [&](auto width, int64_t row) {
     const auto strip = Strip<width>::at(strips, row);
     const int64_t query = start + row;
@@ -64,7 +88,8 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands
                             part.first,
                             min(strip.kQueries, queries - lane),
                             int(part.end - part.first),
-                            {seen.first - part.first, seen.end - part.first}});
+                            {seen.first - part.first, seen.end - part.first},
+                            next});
     };
 
     // A part begins where an operand does, or a tile.
@@ -94,6 +119,11 @@ ORCHARD_INLINE void meet_block(const Bounds& bounds, const KeyOperands& operands
   });
 }
 
+/// Of the scores of so many queries and keys.
+inline int64_t tiles(int64_t queries, int64_t keys) {
+  return divide_up(queries, tile_width(kStripVectors) * kLanes) * divide_up(keys, tile_height(kStripVectors));
+}
+
 /// Lets the queries meet a range of keys, a block at a time. The blocks are those of the whole sequence, whichever queries
 /// meet them. met(block) comes after each.
 template <template <int> class Strip, class Space, class Attend, class Met>
@@ -106,8 +136,10 @@ void meet_range(const Head& head, const Bounds& bounds, Range range, int64_t sta
     const int64_t unseen = max<int64_t>(range.first - first, 0) / kSkipped * kSkipped;
     const Range block{first + unseen, min(range.end, first + kBlockK)};
     const int64_t count = block.end - block.first;
+    NextBlock next(keys.from(block.end), values.from(block.end), min<int64_t>(kBlockK, range.end - block.end),
+                   tiles(rows, count));
     meet_block<Strip>(bounds, space.pack(keys.from(block.first), values.from(block.first), count), block, start, rows,
-                      space.strips, attend);
+                      space.strips, next, attend);
     met(block);
   }
 }

@@ -17,16 +17,18 @@ struct Rows {
   operator Rows<const T>() const { return {data, stride}; }
 };
 
-/// Asks for a row of the next block before this one is through: between the reads of two blocks memory would idle. Into
-/// the second cache, which takes in more at once than the first. The row may be past the last.
+/// Asks for a row, which may be past the last. Into the second cache, which takes in more at once than the first.
 template <int Count, class T>
 ORCHARD_INLINE void prefetch(Rows<T> rows, int64_t row) {
-  constexpr int kAhead = 64, kLine = 64;
-  const auto address = reinterpret_cast<uintptr_t>(rows.data) + (row + kAhead) * rows.stride * sizeof(T);
+  constexpr int kLine = 64;
+  const auto address = reinterpret_cast<uintptr_t>(rows.data) + row * rows.stride * sizeof(T);
   ORCHARD_UNROLL
   for (int line = 0; line < Count * int(sizeof(T)); line += kLine)
     __builtin_prefetch(reinterpret_cast<const void*>(address + line), 0, 2);
 }
+
+/// So many rows before they are read: between the reads of two blocks memory would idle.
+constexpr int kAhead = 64;
 
 /// columns[d][lane] = rows[lane][d] * factor; lanes from `count` on become zero.
 template <int Dim, class T>

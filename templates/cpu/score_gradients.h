@@ -61,6 +61,7 @@ ORCHARD_INLINE bool differentiate(Strip<Width> strip, const Meeting& meeting, co
   if constexpr (kDropout) softmax.dropout.draw<Width>(meeting, kept);
 
   const auto weigh = [&](int first, auto& tile) ORCHARD_INLINED {
+    meeting.next.ask();
     const bool border = meeting.on_border<Width>(first, first + tile.kHeight);
     tile.for_each([&](int row, int v, Vector& product) {
       row += first;
