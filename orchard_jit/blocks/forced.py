@@ -153,7 +153,7 @@ def _check(layer: Mapping[str, Any]) -> None:
     for kernels, given in _scopes(layer):
         _check_names(kernels, given)
         faults = [
-            (backend, _fault_of(backend, kernel, _of_kernel(layer, backend, kernel, names)))
+            (backend, _fault_of(backend, kernel, tuple(_of_kernel(layer, backend, kernel, names).items())))
             for backend in BACKENDS
             for kernel in kernels
             if _of_kernel(given, backend, kernel, names := _names(backend, kernel))
@@ -185,7 +185,8 @@ def _scopes(layer: Mapping[str, Any]) -> Iterator[tuple[Sequence[str], Sizes]]:
         yield (kernel,), layer.get(kernel, {})
 
 
-def _fault_of(backend: str, kernel: str, forced: Sizes) -> str:
+@cache
+def _fault_of(backend: str, kernel: str, forced: tuple[tuple[str, int], ...]) -> str:
     """Why no head dim can have these sizes; empty if one can."""
     from orchard_jit.blocks import shipped
 
@@ -194,7 +195,7 @@ def _fault_of(backend: str, kernel: str, forced: Sizes) -> str:
     for head_dim in _PROBED_HEAD_DIMS:
         variant = Variant(backend, device.archs[0], kernel, "float32", head_dim, head_dim)
         try:
-            device.check(variant.with_blocks({**shipped(variant), **forced}))
+            device.check(variant.with_blocks({**shipped(variant), **dict(forced)}))
         except ValueError as error:
             faults.append(str(error))
         else:
