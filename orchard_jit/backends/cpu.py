@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from orchard_jit.backends.base import Backend
 from orchard_jit.backends.chip import chip_name
@@ -16,7 +16,21 @@ _OF_PAIRS = "x86-64-v4-bf16"
 _OF_TILES = "x86-64-v4-amx"
 """That, and AMX, which multiplies tiles of such pairs."""
 
-_VECTOR_BYTES = {_OF_TILES: 64, _OF_PAIRS: 64, "x86-64-v4": 64, "x86-64-v3": 32, "x86-64": 16, "arm64": 16}
+
+class _Vectors(NamedTuple):
+    bytes: int
+    registers: int
+
+
+_AVX_512 = _Vectors(64, 32)
+_VECTORS = {
+    _OF_TILES: _AVX_512,
+    _OF_PAIRS: _AVX_512,
+    "x86-64-v4": _AVX_512,
+    "x86-64-v3": _Vectors(32, 16),
+    "x86-64": _Vectors(16, 16),
+    "arm64": _Vectors(16, 32),
+}
 _MACHINE_FLAGS = {
     _OF_TILES: ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mprefer-vector-width=512"),
     _OF_PAIRS: ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
@@ -34,7 +48,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     dtypes = frozenset(DTYPES)
-    archs = tuple(_VECTOR_BYTES)
+    archs = tuple(_VECTORS)
     tiles: ClassVar = {"q": "block_q", "k": "block_k"}
 
     def arch(self) -> str:
@@ -72,8 +86,8 @@ class CpuBackend(Backend):
         return 64 if variant.dtype == "float64" else 32
 
     def check(self, variant: Variant) -> None:
-        if variant.arch not in _VECTOR_BYTES:
-            raise ValueError(f"arch must be one of {', '.join(_VECTOR_BYTES)}; got {variant.arch!r}")
+        if variant.arch not in _VECTORS:
+            raise ValueError(f"arch must be one of {', '.join(_VECTORS)}; got {variant.arch!r}")
         blocks = dict(variant.blocks)
         if set(blocks) != {"q", "k"}:
             raise ValueError(f"a cpu kernel has the blocks q and k; got {', '.join(blocks) or 'none'}")
@@ -86,8 +100,10 @@ class CpuBackend(Backend):
         return (f"cpu/{variant.kernel}.cpp.j2", "cpu/*.h*")
 
     def context(self, variant: Variant) -> Mapping[str, object]:
+        vectors = _VECTORS[variant.arch]
         return {
-            "vector_bytes": _VECTOR_BYTES[variant.arch],
+            "vector_bytes": vectors.bytes,
+            "vector_registers": vectors.registers,
             "multiplies_pairs": variant.arch in (_OF_PAIRS, _OF_TILES),
             "multiplies_tiles": variant.arch == _OF_TILES,
         }

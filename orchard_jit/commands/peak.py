@@ -20,10 +20,6 @@ _TRIALS = 200
 """Many and short, so that on a shared machine some run undisturbed."""
 _SECONDS_OF_GPU, _TRIALS_OF_GPU = 0.02, 10
 _MATRIX = 2048
-_VECTOR_REGISTERS = {"x86-64-v4": 32, "x86-64-v4-bf16": 32, "arm64": 32}
-_OTHER_REGISTERS = 16
-_FACTORS = 4
-"""Registers that hold no chain: the factor, and some to spare."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,6 @@ def _recipe(dtype: str) -> Recipe:
         "cpu/amx.h",
         real=real,
         machine=machine,
-        chains=_VECTOR_REGISTERS.get(variant.arch, _OTHER_REGISTERS) - _FACTORS,
         **context,
     )
     return Recipe(

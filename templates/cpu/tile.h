@@ -5,12 +5,6 @@
 
 namespace orchard {
 
-#ifdef __aarch64__
-constexpr int kRegisters = 32;
-#else
-constexpr int kRegisters = kVectorBytes == 64 ? 32 : 16;
-#endif
-
 /// Height x (Width vectors) of a product. Three quarters of the registers accumulate, the others hold operands.
 template <int Height, int Width>
 struct Tile {
