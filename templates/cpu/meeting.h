@@ -11,9 +11,10 @@ class NextBlock {
  public:
   /// `tiles` will ask.
   NextBlock(Rows<const Element> keys, Rows<const Element> values, int64_t count, int64_t tiles)
-      : keys_(keys), values_(values), rows_(kInPlace ? 2 * max<int64_t>(count, 0) : 0), each_(divide_up(rows_, tiles)) {}
+      : keys_(keys), values_(values), rows_(2 * max<int64_t>(count, 0)), each_(divide_up(rows_, tiles)) {}
 
   ORCHARD_INLINE void ask() {
+    if constexpr (!kInPlace) return;
     for (const int64_t end = min(asked_ + each_, rows_); asked_ < end; asked_++) {
       if (asked_ % 2) {
         prefetch<kHeadDimV>(values_, asked_ / 2);
