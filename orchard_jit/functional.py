@@ -6,7 +6,6 @@ import torch
 
 from orchard_jit import call
 from orchard_jit.attention import flash_attention
-from orchard_jit.diagonal import Causal
 from orchard_jit.options import Options
 
 Call = tuple[torch.Tensor, torch.Tensor, torch.Tensor, Options]
@@ -45,11 +44,9 @@ def scaled_dot_product_attention(
         NotImplementedError, OrchardError: As in `flash_attention`.
 
     """
-    if attn_mask is None and query.shape == key.shape == value.shape:
-        if query.dim() == 4 and not (dropout_p or query.is_nested):  # a small call feels each question more
-            return call.attention(query, key, value, scale, right=0 if is_causal else None)
-        causal: Causal = "upper_left" if is_causal else False
-        return flash_attention(query, key, value, causal=causal, dropout_p=dropout_p, scale=scale)
+    is_plain = attn_mask is None and query.shape == key.shape == value.shape and query.dim() == 4
+    if is_plain and not (dropout_p or query.is_nested):  # a small call feels each question more
+        return call.attention(query, key, value, scale, right=0 if is_causal else None)
     query, key, value, options = translate(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
     )

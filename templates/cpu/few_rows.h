@@ -51,7 +51,7 @@ struct FewRows : Strip<1> {
     ORCHARD_UNROLL
     for (int r = 0; r < Keys; r++) {
       const T* key = keys[min(first + r, count - 1)];
-      prefetch<steps(kHeadDim)>(keys, first + r + kAhead);
+      prefetch_ahead<steps(kHeadDim)>(keys, first + r);
       ORCHARD_UNROLL
       for (int t = 0; t < steps(kHeadDim); t += kLanes) {
         const OperandVector depth = load_as_operands(key + t);
@@ -72,7 +72,7 @@ struct FewRows : Strip<1> {
       const Rows<const T> columns = values.from_column(chunk * kLanes);
       Vector sums[Few][width] = {};
       for (int t = 0; t < steps(count); t++) {
-        if (kStep == 1) prefetch<width * kLanes>(columns, t + kAhead);
+        if (kStep == 1) prefetch_ahead<width * kLanes>(columns, t);
         for (int row = 0; row < Few; row++) {
           const OperandVector weight = weights[t][row] - OperandVector{};
           ORCHARD_UNROLL

@@ -27,8 +27,12 @@ ORCHARD_INLINE void prefetch(Rows<T> rows, int64_t row) {
     __builtin_prefetch(reinterpret_cast<const void*>(address + line), 0, 2);
 }
 
-/// So many rows before they are read: between the reads of two blocks memory would idle.
-constexpr int kAhead = 64;
+/// Asks for a row of the next block before this one is through: between the reads of two blocks memory would idle.
+template <int Count, class T>
+ORCHARD_INLINE void prefetch_ahead(Rows<T> rows, int64_t row) {
+  constexpr int kAhead = 64;
+  prefetch<Count>(rows, row + kAhead);
+}
 
 /// columns[d][lane] = rows[lane][d] * factor; lanes from `count` on become zero.
 template <int Dim, class T>
